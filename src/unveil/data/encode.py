@@ -1,0 +1,211 @@
+"""Between rows in the data's own units and arrays in model units, and which row is which."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from unveil.data.read import Rows, blocks, cell_named, listed, numbered
+from unveil.data.schema import Column, Schema
+from unveil.errors import InputError
+
+
+def fits(schema: Schema, rows: Rows) -> Rows:
+    """The rows in the order of the schema's columns, once every cell is one that it admits.
+
+    The columns of a table are matched by name, those of an array without names by position.
+
+    Raises InputError naming the column, the row and the value that does not fit.
+
+    >>> schema = Schema((2,), (Column("a", "real"), Column("b", "real")), gaps=False)
+    >>> fits(schema, Rows(np.array([[2.0, 1.0]]), names=("b", "a"))).values
+    array([[1., 2.]])
+    """
+    rows = _same_shape(schema, rows) if schema.shared else _same_columns(schema, rows)
+    for column, cells in _columns(schema, rows.values):
+        _require_admitted(column, cells, rows)
+    return rows
+
+
+def encode(schema: Schema, rows: Rows) -> np.ndarray:
+    """Rows that fit, in model units: x = (value - shift) / unit.
+
+    Returns float32, (row, *event) for shared cells and (row, modelled column) for a table, whose
+    constant columns are left out; NaN = missing.
+
+    >>> schema = Schema((2,), (Column("a", "real", shift=3.0, unit=2.0), Column("b", "constant")),
+    ...                 gaps=False)
+    >>> encode(schema, Rows(np.array([[7.0, 0.0]])))
+    array([[2.]], dtype=float32)
+    """
+    shift, unit = _shift_and_unit(schema)
+    x = np.empty((len(rows), *_encoded_shape(schema)), np.float32)
+    for block in blocks(rows.values):
+        cells = rows.values[block][_modelled(schema)]
+        x[block] = (cells.astype(np.float64) - shift) / unit
+    return x
+
+
+def decode(schema: Schema, x: np.ndarray) -> np.ndarray:
+    """Arrays in model units back in the data's own: value = x * unit + shift.
+
+    Takes (..., *event) or (..., modelled column) and returns float64, (..., *event), with grids
+    rounded to their nearest value and constant columns put back. A binary or binarized cell may
+    hold a probability and is not rounded.
+
+    Raises InputError when the last axes of x are not those that `encode` gives.
+
+    >>> schema = Schema((2,), (Column("a", "real", shift=3.0, unit=2.0), Column("b", "constant")),
+    ...                 gaps=False)
+    >>> decode(schema, np.array([[2.0]]))
+    array([[7., 0.]])
+    """
+    x, shape = np.asarray(x), _encoded_shape(schema)
+    if x.shape[max(0, x.ndim - len(shape)) :] != shape:
+        raise InputError(
+            f"expected encoded rows of shape {shape}, but an array of shape {x.shape} came; give "
+            f"it with its last axes as encode returns them"
+        )
+    shift, unit = _shift_and_unit(schema)
+    rows = x.reshape(-1, *shape)
+    values = np.zeros((len(rows), *schema.event_shape))
+    for block in blocks(values):
+        cells = values[block]  # a view
+        cells[_modelled(schema)] = rows[block].astype(np.float64) * unit + shift
+        for column, view in _columns(schema, cells):
+            view[...] = column.settle(view)
+    return values.reshape(*x.shape[: x.ndim - len(shape)], *schema.event_shape)
+
+
+def digests(values: np.ndarray) -> np.ndarray:
+    """What tells rows apart: a hash of each row's numbers, uint64 (row, 2).
+
+    It depends on the numbers alone, as float64, and on how many they are: not on their dtype, the
+    order of the rows or the other rows. All NaN are one number, and so are 0.0 and -0.0.
+
+    >>> a, b = digests(np.array([[0.0, np.nan], [-0.0, np.nan]]))
+    >>> bool((a == b).all())
+    True
+    """
+    cells = values.reshape(len(values), -1)
+    length = cells.shape[1].to_bytes(8, "little")
+    hashed = bytearray()
+    for block in blocks(cells):
+        numbers = cells[block].astype("<f8") + 0.0  # -0.0 + 0.0 is 0.0
+        numbers[np.isnan(numbers)] = np.nan
+        for row in numbers:
+            hashed += hashlib.blake2b(length + row.tobytes(), digest_size=16).digest()
+    return np.frombuffer(bytes(hashed), "<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def split(digests: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the rows to train on and of those held out, each in order.
+
+    About `fraction` of the distinct rows are held out, at least one on each side, and equal rows
+    fall on the same side. Which ones depends on the seed and the set of distinct rows only.
+
+    Raises InputError for a fraction outside (0, 1) and for rows that are all equal.
+
+    >>> train, held_out = split(digests(np.arange(10.0)[:, None]), fraction=0.2, seed=0)
+    >>> len(train), len(held_out)
+    (8, 2)
+    """
+    if not 0 < fraction < 1:
+        raise InputError(
+            f"expected a fraction of rows between 0 and 1 to hold out, but {fraction} came; 0.1 "
+            f"is usual"
+        )
+    distinct, which = np.unique(digests, axis=0, return_inverse=True)
+    if len(distinct) < 2:
+        raise InputError(
+            f"expected at least two different rows to split, but all {len(digests)} are equal; "
+            f"give data that vary"
+        )
+    order = sorted(range(len(distinct)), key=lambda i: _lot(distinct[i], seed))
+    held_out = np.zeros(len(distinct), bool)
+    held_out[order[: min(max(1, round(fraction * len(distinct))), len(distinct) - 1)]] = True
+    side = held_out[which.reshape(-1)]
+    return np.flatnonzero(~side), np.flatnonzero(side)
+
+
+def _lot(digest: np.ndarray, seed: int) -> bytes:
+    """The number that a row draws: its own, whatever the other rows."""
+    return hashlib.blake2b(digest.astype("<u8").tobytes(), key=str(seed).encode()[:64]).digest()
+
+
+def _columns(schema: Schema, values: np.ndarray) -> Iterator[tuple[Column, np.ndarray]]:
+    """Each column with a view of its cells."""
+    if schema.shared:
+        yield schema.columns[0], values
+    else:
+        yield from zip(schema.columns, np.moveaxis(values, -1, 0), strict=True)
+
+
+def _modelled(schema: Schema) -> tuple[Any, ...]:
+    """The index of the modelled cells in an array (row, *event)."""
+    return (...,) if schema.shared else (..., list(schema.modelled))
+
+
+def _encoded_shape(schema: Schema) -> tuple[int, ...]:
+    return schema.event_shape if schema.shared else (schema.dims,)
+
+
+def _shift_and_unit(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """Of the modelled columns, to be broadcast over the last axis."""
+    columns = [schema.columns[position] for position in schema.modelled]
+    return np.array([c.shift for c in columns]), np.array([c.unit for c in columns])
+
+
+def _same_shape(schema: Schema, rows: Rows) -> Rows:
+    if rows.event_shape != schema.event_shape:
+        raise InputError(
+            f"expected rows of shape {schema.event_shape}, but those of {rows.source} have shape "
+            f"{rows.event_shape}; reshape them as the training rows were"
+        )
+    return replace(rows, names=()) if rows.names else rows
+
+
+def _same_columns(schema: Schema, rows: Rows) -> Rows:
+    if rows.names == schema.names:
+        return rows
+    unnamed = rows.names in ((), numbered(len(rows.names)))
+    if unnamed and rows.event_shape == schema.event_shape:
+        return replace(rows, names=schema.names)
+    if not rows.names:
+        raise InputError(
+            f"expected {len(schema.names)} columns, but the rows of {rows.source} have shape "
+            f"{rows.event_shape}; give the columns {listed(schema.names)} in this order"
+        )
+    _require_names(schema, rows)
+    order = [rows.names.index(name) for name in schema.names]
+    return replace(rows, values=rows.values[:, order], names=schema.names)
+
+
+def _require_names(schema: Schema, rows: Rows) -> None:
+    missing = [name for name in schema.names if name not in rows.names]
+    if missing:
+        raise InputError(
+            f"expected the columns that the model was fitted on, but {rows.source} lacks "
+            f"{listed(missing)}; add them, left empty where they are unknown"
+        )
+    extra = [name for name in rows.names if name not in schema.names]
+    if extra:
+        raise InputError(
+            f"expected only the columns that the model was fitted on, but {rows.source} also has "
+            f"{listed(extra)}; set them aside with --label or --drop"
+        )
+
+
+def _require_admitted(column: Column, cells: np.ndarray, rows: Rows) -> None:
+    for block in blocks(cells):
+        strange = ~column.admits(cells[block])
+        if strange.any():
+            row, *cell = (int(axis) for axis in np.argwhere(strange)[0])
+            place = cell_named((), cell) if cell else f"column {column.name!r}"
+            raise InputError(
+                f"expected {column.expected} in {place}, but row {row + block.start} (counted "
+                f"from 0) of {rows.source} holds {cells[block][row][tuple(cell)]:.9g}; correct the "
+                f"cell, or leave it empty if it is missing"
+            )
