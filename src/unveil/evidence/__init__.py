@@ -1,0 +1,1 @@
+"""Statements about log p(x): every one a bound, with its guarantee."""

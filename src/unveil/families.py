@@ -1,0 +1,87 @@
+"""Family: parameters → distribution. Conditional: a network and the family it feeds."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import cast, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from unveil.shapes import Given
+
+_RAW_OF_ONE = math.log(math.e - 1)  # softplus of this is 1
+
+
+def positive(raw: Tensor, floor: float | Tensor) -> Tensor:
+    """A positive number from an unconstrained one: floor + softplus(raw + log(e − 1)).
+
+    A raw 0 gives 1 (plus the floor), large values grow linearly, so that no overflow follows.
+
+    >>> float(positive(torch.zeros(()), 0.0))
+    1.0
+    """
+    return floor + F.softplus(raw + _RAW_OF_ONE)
+
+
+class Family(nn.Module, ABC):
+    """A parametric family: the unconstrained outputs of a network, made into a distribution.
+
+    ``event_shape`` is the shape of one value; ``num_parameters`` is how many numbers per row the
+    network must deliver. Parameters that no network predicts (a variance per column, say) are the
+    family's own ``nn.Parameter``s.
+    """
+
+    event_shape: tuple[int, ...]
+    num_parameters: int
+
+    @abstractmethod
+    def forward(self, raw: Tensor) -> Distribution:
+        """raw (..., num_parameters) → a distribution with batch shape (...)."""
+
+
+@final
+class Conditional(nn.Module):
+    """A network joined to a family: calling it is conditioning, and returns a distribution.
+
+        p(· | v, c) = family(network(v, c))
+
+    ``network`` is any module whose last axis has ``family.num_parameters`` numbers; it is called
+    with ``given`` only when there are covariates. Raises ValueError when the width is another.
+
+    >>> from unveil.posteriors import DiagonalGaussian
+    >>> encoder = Conditional(nn.Linear(5, 4), DiagonalGaussian(2))
+    >>> encoder(torch.zeros(3, 5)).batch_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, network: nn.Module, family: Family) -> None:
+        super().__init__()
+        self.network, self.family = network, family
+
+    def forward(self, value: Tensor, given: Given = None) -> Distribution:
+        raw = self.network(value) if given is None else self.network(value, given)
+        if raw.shape[-1] != self.family.num_parameters:
+            raise ValueError(
+                f"{type(self.family).__name__} expected {self.family.num_parameters} numbers per "
+                f"row from its network, got {raw.shape[-1]}; give the network's last layer that "
+                "many outputs"
+            )
+        # Densities are evaluated in the data's precision, also when the network ran in bfloat16.
+        return cast(Distribution, self.family(raw.to(value.dtype)))
+
+
+def as_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    """An event shape from a width or a shape: ``784`` is ``(784,)``."""
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _cells(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)
+
+
+def split_parameters(raw: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The groups of prod(shape) numbers that stand side by side in raw, each (..., *shape)."""
+    width = _cells(shape)
+    return tuple(part.unflatten(-1, shape) for part in torch.split(raw, width, dim=-1))
