@@ -40,6 +40,13 @@ class Family(nn.Module, ABC):
     def forward(self, raw: Tensor) -> Distribution:
         """raw (..., num_parameters) → a distribution with batch shape (...)."""
 
+    def start(self, mean: Tensor) -> Tensor:
+        """The raw parameters (num_parameters,) that put the mean of a value at ``mean`` (*event).
+
+        A decoder that starts there starts as the best guess without z. Zeros when not known.
+        """
+        return torch.zeros(self.num_parameters)
+
 
 @final
 class Conditional(nn.Module):

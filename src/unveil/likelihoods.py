@@ -18,6 +18,9 @@ from unveil import distributions
 from unveil.distributions import Cells, Joined
 from unveil.families import Family, as_shape, positive, split_parameters
 
+# A cell that was always 0 may still be 1 in a new row.
+FARTHEST_START = 1e-3
+
 
 @final
 class Bernoulli(Family):
@@ -36,6 +39,9 @@ class Bernoulli(Family):
         (logits,) = split_parameters(raw, self.event_shape)
         base = TorchBernoulli(logits=logits, validate_args=False)
         return Cells(base, event_dims=len(self.event_shape))
+
+    def start(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean.flatten().clamp(FARTHEST_START, 1 - FARTHEST_START))
 
 
 class Scale(nn.Module, ABC):
@@ -114,6 +120,10 @@ class LocationScale(Family, ABC):
     def forward(self, raw: Tensor) -> Cells:
         loc, *predicted = split_parameters(raw, self.event_shape)
         return self.cells(loc, cast(Tensor, self.scale(predicted, self.floor.to(loc.dtype))))
+
+    def start(self, mean: Tensor) -> Tensor:
+        spreads = self.num_parameters - mean.numel()
+        return torch.cat([mean.flatten(), mean.new_zeros(spreads)])
 
 
 @final
@@ -216,5 +226,14 @@ class Columns(Family):
             [
                 (cast(Tensor, getattr(self, f"columns_{number}")), cast(Cells, family(piece)))
                 for number, (family, piece) in enumerate(zip(families, pieces, strict=True))
+            ]
+        )
+
+    def start(self, mean: Tensor) -> Tensor:
+        families = cast(Sequence[Family], self.families)
+        return torch.cat(
+            [
+                family.start(mean[cast(Tensor, getattr(self, f"columns_{number}"))])
+                for number, family in enumerate(families)
             ]
         )

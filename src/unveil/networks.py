@@ -4,22 +4,40 @@ Any ``nn.Module`` whose last axis has the width that its family asks for can tak
 """
 
 import math
-from typing import final
+from typing import cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.utils import skip_init
 
 from unveil.shapes import Given
+
+
+def linear(
+    inputs: int, outputs: int, *, gain: float = 1.0, generator: Generator | None = None
+) -> nn.Linear:
+    """A linear layer with weights ~ U(±gain/√inputs) from a generator of its own, and zero bias.
+
+    torch's constructor would draw from global state, so it is skipped.
+
+    >>> linear(3, 2, gain=0.0).weight.abs().max().item()
+    0.0
+    """
+    layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs))
+    bound = gain / math.sqrt(inputs)
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 @final
 class ResidualBlock(nn.Module):
     """h → h + W₂ act(W₁ act(h)); W₂ starts at zero, so that a deep stack starts as the identity."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, generator: Generator | None = None) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
-        nn.init.zeros_(self.second.weight)
+        self.first = linear(width, width, generator=generator)
+        self.second = linear(width, width, gain=0.0, generator=generator)
         self.activation = nn.SiLU()
 
     def forward(self, h: Tensor) -> Tensor:
@@ -37,15 +55,22 @@ class ResidualMLP(nn.Module):
     torch.Size([5, 3])
     """
 
-    def __init__(self, *, inputs: int, outputs: int, width: int, depth: int) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        generator: Generator | None = None,
+    ) -> None:
         super().__init__()
-        self.enter = nn.Linear(inputs, width)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))
+        self.enter = linear(inputs, width, generator=generator)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(width, generator=generator) for _ in range(depth))
+        )
         self.activation = nn.SiLU()
-        self.leave = nn.Linear(width, outputs)
-        with torch.no_grad():
-            self.leave.weight.mul_(0.1)
-            self.leave.bias.zero_()
+        self.leave = linear(width, outputs, gain=0.1, generator=generator)
 
     def forward(self, value: Tensor) -> Tensor:
         return self.leave(self.activation(self.blocks(self.enter(value))))
@@ -80,6 +105,7 @@ class Encoder(nn.Module):
         width: int,
         depth: int,
         gaps: "FillsGaps | MarksGaps",
+        generator: Generator | None = None,
     ) -> None:
         super().__init__()
         cells = math.prod(event_shape)
@@ -89,6 +115,7 @@ class Encoder(nn.Module):
             outputs=outputs,
             width=width,
             depth=depth,
+            generator=generator,
         )
 
     def forward(self, x: Tensor, given: Given = None) -> Tensor:
@@ -127,11 +154,22 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, num_latents: int, *, covariates: int, outputs: int, width: int, depth: int
+        self,
+        num_latents: int,
+        *,
+        covariates: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        generator: Generator | None = None,
     ) -> None:
         super().__init__()
         self.body = ResidualMLP(
-            inputs=num_latents + covariates, outputs=outputs, width=width, depth=depth
+            inputs=num_latents + covariates,
+            outputs=outputs,
+            width=width,
+            depth=depth,
+            generator=generator,
         )
 
     def forward(self, z: Tensor, given: Given = None) -> Tensor:

@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from unveil.distributions import DiagonalNormal
-from unveil.shapes import Given
+from unveil.shapes import Given, Latent
 
 
 class Prior(nn.Module, ABC):
@@ -19,6 +20,11 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self, given: Given = None) -> Distribution:
         """p(z|c), with event shape (num_latents,)."""
+
+    def path(self, start: Latent, end: Latent, steps: int) -> Float[Tensor, "step latent"]:
+        """``steps`` points from ``start`` to ``end``, ends included: a straight line."""
+        t = torch.linspace(0, 1, steps).to(start)[:, None]
+        return (1 - t) * start + t * end
 
 
 @final
@@ -40,3 +46,21 @@ class StandardNormal(Prior):
 
     def forward(self, given: Given = None) -> DiagonalNormal:
         return DiagonalNormal(self.loc, self.scale)
+
+    def path(self, start: Latent, end: Latent, steps: int) -> Float[Tensor, "step latent"]:
+        """Points on the great circle, as far from the centre as the prior's mass is.
+
+            z(t) = [sin((1 − t)ω) start + sin(tω) end] / sin ω,   ω the angle between the two
+
+        A straight line cuts through the centre, where N(0, I) has next to no mass in many
+        dimensions (White 2016). Where the angle leaves no one circle, the line is taken.
+
+        >>> StandardNormal(2).path(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3)[1]
+        tensor([0.7071, 0.7071])
+        """
+        cosine = torch.nn.functional.cosine_similarity(start, end, dim=0).clamp(-1, 1)
+        angle = torch.arccos(cosine)
+        if torch.sin(angle) < 1e-3:
+            return super().path(start, end, steps)
+        t = torch.linspace(0, 1, steps).to(start)[:, None]
+        return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / angle.sin()

@@ -24,6 +24,7 @@ from torch import Tensor
 Rows: TypeAlias = Float[Tensor, "row *event"]
 Given: TypeAlias = Float[Tensor, "row covariate"] | None
 Noise: TypeAlias = Float[Tensor, "sample row latent"]
+Latent: TypeAlias = Float[Tensor, " latent"]
 Latents: TypeAlias = Float[Tensor, "*sample row latent"]
 PerRow: TypeAlias = Float[Tensor, " row"]
 PerDraw: TypeAlias = Float[Tensor, "sample row"]

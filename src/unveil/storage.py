@@ -179,6 +179,29 @@ def read_document(path: Path) -> Document:
     return document
 
 
+def write_lines(path: Path, documents: Iterable[Document]) -> None:
+    """Write JSON documents atomically, one to a line.
+
+    >>> path = getfixture("tmp_path") / "history.jsonl"
+    >>> write_lines(path, [{"step": 1}, {"step": 2}])
+    >>> read_lines(path)
+    [{'step': 1}, {'step': 2}]
+    """
+    lines = (json.dumps(document, allow_nan=False) + "\n" for document in documents)
+    write_bytes(path, "".join(lines).encode())
+
+
+def read_lines(path: Path) -> list[Document]:
+    """The JSON documents of a file with one to a line. Raises InputError for anything else."""
+    try:
+        return [json.loads(line) for line in _read_bytes(path).decode().splitlines()]
+    except ValueError as error:
+        raise InputError(
+            f"{path} was expected to hold one JSON document to a line, and does not ({error}); "
+            "restore it from a copy, or fit the model again."
+        ) from error
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -75,6 +75,20 @@ def read(source: Any, *, label: Sequence[str] = (), drop: Sequence[str] = ()) ->
     return _checked(_set_aside(rows, label, drop))
 
 
+def read_again(source: Any, *, label: Sequence[str] = (), drop: Sequence[str] = ()) -> Rows:
+    """As `read`, for a model that was fitted with these `label` and `drop`: they may be absent.
+
+    >>> read_again("iris", drop=["left out when fitting"]).event_shape
+    (4,)
+    """
+    contents, name = _open(source)
+    rows = _rows(contents, name, {*label, *drop})
+    there = {*rows.names, *rows.labels}
+    return _checked(
+        _set_aside(rows, [n for n in label if n in there], [n for n in drop if n in there])
+    )
+
+
 def blocks(values: np.ndarray) -> Iterator[slice]:
     """Consecutive slices of rows, each of about CELLS_PER_BLOCK cells, that together cover values.
 

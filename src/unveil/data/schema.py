@@ -216,6 +216,16 @@ class Schema:
         """Whether a row can be drawn as a picture."""
         return self.picture_shape is not None
 
+    @property
+    def draws_cells(self) -> bool:
+        """Whether cells are probabilities of a 1, so that a row in model units is a draw."""
+        return any(column.kind == BINARIZED for column in self.columns)
+
+    @property
+    def has_masses_only(self) -> bool:
+        """Whether every modelled cell has true probabilities rather than a density."""
+        return all(self.columns[i].kind != REAL for i in self.modelled)
+
     def binarized(self) -> "Schema":
         """The schema with grey levels read as probabilities of a 1.
 

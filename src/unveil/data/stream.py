@@ -17,6 +17,10 @@ class Source(ABC):
     def batch(self, index: Tensor, generator: Generator) -> Tensor:
         """The rows at ``index`` (row,) in model units, float32 (row, *event); NaN is missing."""
 
+    @abstractmethod
+    def to(self, device: torch.device) -> "Source":
+        """The same rows, resident on a device."""
+
 
 @final
 class Stored(Source):
@@ -38,6 +42,9 @@ class Stored(Source):
         if rows.is_floating_point() and (self.shift, self.unit) == (0.0, 1.0):
             return rows
         return (rows.to(torch.float32) - self.shift) / self.unit
+
+    def to(self, device: torch.device) -> "Stored":
+        return Stored(self.values.to(device), shift=self.shift, unit=self.unit)
 
 
 @final
@@ -61,4 +68,8 @@ class Binarized(Source):
 
     def batch(self, index: Tensor, generator: Generator) -> Tensor:
         p = (self.levels[index].to(torch.float32) - self.low) / (self.high - self.low)
-        return (torch.rand(p.shape, generator=generator, device=p.device) < p).to(torch.float32)
+        ones = torch.rand(p.shape, generator=generator, device=p.device) < p
+        return torch.where(torch.isnan(p), p, ones.to(torch.float32))
+
+    def to(self, device: torch.device) -> "Binarized":
+        return Binarized(self.levels.to(device), low=self.low, high=self.high)

@@ -59,3 +59,8 @@ class Bound:
             "warnings": list(self.warnings),
             "reason": self.reason,
         }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], side: Side) -> "Bound":
+        """The bound that ``document`` wrote."""
+        return cls(side=side, **{**document, "warnings": tuple(document["warnings"])})

@@ -1,0 +1,73 @@
+"""Sizes and settings that suit the data, chosen once and recorded with the model."""
+
+from pathlib import Path
+
+import torch
+
+from unveil.build import Architecture
+from unveil.data.schema import Schema
+from unveil.step import Recipe, can_compile
+
+MOST_LATENTS = 40
+# A run of about this many steps suits data that fit in memory; more rarely help small tables.
+USUAL_STEPS = 15_000
+MOST_EPOCHS = 1_000
+# Compiling costs some tens of seconds, and only steps of small networks gain by it.
+STEPS_WORTH_COMPILING = 20_000
+MINUTES_WORTH_COMPILING = 5.0
+CELLS_OF_A_LARGE_ROW = 256
+ROWS_OF_LARGE_DATA = 10_000
+
+
+def architecture(schema: Schema, rows: int, scale: str, latent: int | None) -> Architecture:
+    """A latent for every four cells, and wider networks for many rows of many cells."""
+    suggested = min(MOST_LATENTS, max(2, schema.dims // 4))
+    return Architecture(
+        num_latents=suggested if latent is None else latent,
+        width=512 if is_large(schema, rows) else 128,
+        depth=2,
+        scale=scale,
+    )
+
+
+def is_large(schema: Schema, rows: int) -> bool:
+    """Whether matrix products, not the calls to them, are what a step costs."""
+    return schema.dims >= CELLS_OF_A_LARGE_ROW and rows >= ROWS_OF_LARGE_DATA
+
+
+def recipe(schema: Schema, rows: int, device: torch.device) -> Recipe:
+    """How to train on so many rows of this kind on this device."""
+    large = is_large(schema, rows)
+    return Recipe(
+        batch_size=250 if large else 128,
+        learning_rate=2e-3 if large else 1e-3,
+        precision=torch.bfloat16 if large and multiplies_bfloat16(device) else torch.float32,
+        compiled=False,
+    )
+
+
+def epochs(rows: int, batch_size: int) -> int:
+    """So many passes over the rows that about ``USUAL_STEPS`` steps are taken.
+
+    >>> epochs(60_000, 250), epochs(1_600, 128)
+    (62, 1000)
+    """
+    per_epoch = max(1, rows // batch_size)
+    return max(1, min(MOST_EPOCHS, USUAL_STEPS // per_epoch))
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products, which double a large step."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def worth_compiling(steps: int | None, minutes: float | None) -> bool:
+    """Whether a run is long enough for the compiled step to pay for being compiled."""
+    long = (steps or 0) >= STEPS_WORTH_COMPILING or (minutes or 0) >= MINUTES_WORTH_COMPILING
+    return long and can_compile()

@@ -1,0 +1,275 @@
+"""Fitted: one model, the schema it reads rows by, and the record of how it came about."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unveil.baselines import Baselines
+from unveil.build import build
+from unveil.card import card
+from unveil.data.encode import decode, digests, fits
+from unveil.data.read import Rows, read_again
+from unveil.data.schema import Schema
+from unveil.distributions import draw
+from unveil.errors import InputError
+from unveil.evidence.evaluation import Evaluation
+from unveil.feed import to_tensor
+from unveil.judge import judge
+from unveil.latent import VAE
+from unveil.noise import generator
+from unveil.settings import Settings
+from unveil.storage import (
+    manifest,
+    read_document,
+    read_lines,
+    read_tensors,
+    replace_folder,
+    verify,
+    write_bytes,
+    write_document,
+    write_lines,
+    write_tensors,
+)
+from unveil.training import History
+from unveil.units import posterior_moments
+
+FORMAT_VERSION = 1
+# The files that are never rewritten; model.json holds their checksums.
+MODEL_FILES = ("model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors")
+# Enough draws for a first honest bound without making a short fit wait for it.
+DRAWS = 100
+ROWS_DECODED_AT_ONCE = 1024
+HELD_OUT_ROWS = "held-out rows (they chose the weights)"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A fitted model as a user holds it: the VAE, how rows become tensors, and its record.
+
+    Methods take rows in any form that ``unveil.fit`` takes (a file, a frame, an array) and answer
+    in the data's own units.
+    """
+
+    vae: VAE
+    schema: Schema
+    settings: Settings
+    baselines: Baselines
+    train_digests: NDArray[np.uint64]
+    held_out_digests: NDArray[np.uint64]
+    history: History
+    evaluation: Evaluation
+    ending: str
+    device: torch.device
+
+    def __repr__(self) -> str:
+        return (
+            f"Fitted VAE with {self.vae.num_latents} latents of {self.settings.source}: "
+            f"{self.settings.rows} rows of {self.schema.dims} cells, {self.ending}\n"
+            f"{self.evaluation.lower}, on {self.evaluation.rows} {self.evaluation.split}"
+            + "".join(f"\nwarning: {warning}" for warning in self.evaluation.warnings)
+        )
+
+    # Rows as the model sees them
+
+    def rows(self, data: Any) -> Rows:
+        """Any data as rows whose columns are the model's. Raises InputError where they are not."""
+        rows = read_again(data, label=self.settings.label, drop=self.settings.drop)
+        return fits(self.schema, rows)
+
+    def tensor(self, data: Any) -> Tensor:
+        """Rows in model units, float32 (row, *event); grey levels read as probabilities are drawn
+        once, as a function of the model's seed and of the row."""
+        return self._tensor(self.rows(data))
+
+    def _tensor(self, rows: Rows) -> Tensor:
+        return to_tensor(self.schema, rows, self.settings.seed).to(self.device)
+
+    # Questions
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        draws: int = DRAWS,
+        seed: int = 0,
+        on_tile: Callable[[float], None] = lambda fraction: None,
+    ) -> Evaluation:
+        """Bounds with guarantees on rows that the model was not trained on, nats per row.
+
+        On data that the model has seen, its held-out rows are used and ``split`` says so; where
+        some rows are new, the new ones. Raises InputError when no row is left, or draws < 1.
+        """
+        if draws < 1:
+            raise InputError(f"expected at least 1 draw per row, but {draws} came; give more")
+        rows, which = self._rows_to_judge(self.rows(data))
+        return judge(
+            self.vae,
+            self.schema,
+            self.baselines,
+            rows,
+            binarisation_seed=self.settings.seed,
+            draws=draws,
+            seed=seed,
+            split=which,
+            on_tile=on_tile,
+        )
+
+    def _rows_to_judge(self, rows: Rows) -> tuple[Rows, str]:
+        """The rows that a fair number may use, and what to call them."""
+        keys = [tuple(key) for key in digests(rows.values).tolist()]
+        trained = {tuple(key) for key in self.train_digests.tolist()}
+        held_out = {tuple(key) for key in self.held_out_digests.tolist()}
+        new = np.array([key not in trained and key not in held_out for key in keys])
+        if new.all():
+            return rows, "unseen rows"
+        if new.any():
+            return rows.take(new), f"unseen rows ({int((~new).sum())} seen in fitting left out)"
+        kept = np.array([key in held_out for key in keys])
+        if not kept.any():
+            raise InputError(
+                "expected rows that the model was not trained on, but every one was; give other "
+                "rows to judge it by"
+            )
+        return rows.take(kept), HELD_OUT_ROWS
+
+    def encode(self, data: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means and standard deviations of q(z|x), (row, latent) each."""
+        mean, sd = posterior_moments(self.vae, self.tensor(data))
+        return mean.double().cpu().numpy(), sd.double().cpu().numpy()
+
+    def reconstruct(self, data: Any) -> NDArray[np.float64]:
+        """E[x|z] at the posterior mean of z, in the data's units, (row, *event)."""
+        return self._expected(posterior_moments(self.vae, self.tensor(data))[0])
+
+    def sample(self, n: int, *, seed: int = 0) -> NDArray[np.float64]:
+        """n new rows x ~ p(x|z), z ~ p(z), in the data's units, (row, *event)."""
+        return self.sample_both(n, seed=seed)[1]
+
+    def sample_both(
+        self, n: int, *, seed: int = 0
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What n draws of z make expected, E[x|z], and one draw x ~ p(x|z) of each."""
+        if n < 1:
+            raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
+        randomness = generator(seed, "sample", device=self.device)
+        with torch.no_grad():
+            z = draw(self.vae.prior(), (n,), randomness)
+            likelihood = self.vae.likelihood(z)
+            x = draw(likelihood, (), randomness)
+        return self._decode(likelihood.mean), self._decode(x)
+
+    def interpolate(self, data: Any, start: int, end: int, steps: int = 10) -> NDArray[np.float64]:
+        """E[x|z] along the prior's path between the posterior means of two rows, (step, *event).
+
+        Rows count from 0. Raises InputError for a row that is not there or fewer than two steps.
+        """
+        rows = self.rows(data)
+        for row in (start, end):
+            if not 0 <= row < len(rows):
+                raise InputError(
+                    f"expected a row from 0 to {len(rows) - 1}, but {row} came; rows count from 0"
+                )
+        if steps < 2:
+            raise InputError(f"expected at least 2 steps, but {steps} came; give more")
+        x = self._tensor(rows.take([start, end]))
+        ends = posterior_moments(self.vae, x)[0]
+        return self._expected(self.vae.p_z.path(ends[0], ends[1], steps))
+
+    def _expected(self, z: Tensor) -> NDArray[np.float64]:
+        with torch.no_grad():
+            parts = [self.vae.likelihood(part).mean for part in z.split(ROWS_DECODED_AT_ONCE)]
+        return self._decode(torch.cat(parts))
+
+    def _decode(self, x: Tensor) -> NDArray[np.float64]:
+        return decode(self.schema, x.cpu().numpy())
+
+    # The saved folder
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model as a folder of safetensors and JSON that a person can read.
+
+        The folder is never half written: it is filled beside its place and then moved into it.
+        Raises InputError when ``folder`` is a file.
+        """
+        replace_folder(Path(folder), self.write_into)
+
+    def write_into(self, folder: Path) -> None:
+        """Write the model's files into an existing folder."""
+        write_tensors(folder / "model.safetensors", self.vae.state_dict())
+        write_document(folder / "schema.json", self.schema.to_document())
+        seen = {"train": self.train_digests, "held_out": self.held_out_digests}
+        write_tensors(
+            folder / "rows.safetensors",
+            {name: torch.from_numpy(keys.view(np.int64)) for name, keys in seen.items()},
+        )
+        write_tensors(folder / "baselines.safetensors", self.baselines.tensors())
+        write_lines(folder / "history.jsonl", self.history)
+        write_document(folder / "evaluation.json", self.evaluation.document())
+        facts = {"unveil": version("unveil"), "torch": torch.__version__, "ending": self.ending}
+        document = {
+            "format_version": FORMAT_VERSION,
+            **facts,
+            "threads": torch.get_num_threads(),
+            "settings": self.settings.document(),
+            "sha256": manifest(folder, MODEL_FILES),
+        }
+        write_document(folder / "model.json", document)
+        text = card(self.settings, self.schema, self.evaluation, facts)
+        write_bytes(folder / "README.md", text.encode())
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Fitted:
+    """The model that was saved in a folder, its files verified against their checksums.
+
+    Raises InputError for a folder that is no model, was altered or is incomplete, or was written
+    by a newer unveil.
+    """
+    folder = Path(folder)
+    if not (folder / "model.json").is_file():
+        raise InputError(
+            f"expected a fitted model in {folder}, but there is no model.json in it; name the "
+            "folder that unveil fit wrote"
+        )
+    document = read_document(folder / "model.json")
+    if document.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"expected a model of format_version {FORMAT_VERSION} in {folder}, but "
+            f"{document.get('format_version')} came; use the unveil that wrote it "
+            f"({document.get('unveil')})"
+        )
+    try:
+        verify(folder, document["sha256"])
+        return _read(folder, document, torch.device(device))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"expected the files in {folder} to be as unveil wrote them, but they do not fit "
+            f"together ({error!r}); restore them from a copy, or fit the model again"
+        ) from error
+
+
+def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitted:
+    settings = Settings.from_document(document["settings"])
+    schema = Schema.from_document(read_document(folder / "schema.json"))
+    vae = build(schema, settings.architecture, settings.seed)
+    vae.load_state_dict(read_tensors(folder / "model.safetensors"))
+    seen = read_tensors(folder / "rows.safetensors")
+    return Fitted(
+        vae=vae.to(device),
+        schema=schema,
+        settings=settings,
+        baselines=Baselines.from_tensors(read_tensors(folder / "baselines.safetensors")),
+        train_digests=seen["train"].numpy().view(np.uint64),
+        held_out_digests=seen["held_out"].numpy().view(np.uint64),
+        history=read_lines(folder / "history.jsonl"),
+        evaluation=Evaluation.from_document(read_document(folder / "evaluation.json")),
+        ending=document["ending"],
+        device=device,
+    )

@@ -1,0 +1,67 @@
+"""The verdict on a fitted model: evaluated on rows in the data's units, beside its baselines."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unveil.baselines import Baselines, Grid, ppca_log_evidence
+from unveil.data.read import Rows
+from unveil.data.schema import Schema
+from unveil.evidence.evaluation import Evaluation, evaluate
+from unveil.feed import to_tensor
+from unveil.latent import VAE
+from unveil.likelihoods import ColumnScale, Gaussian
+
+
+def judge(
+    vae: VAE,
+    schema: Schema,
+    baselines: Baselines,
+    rows: Rows,
+    *,
+    binarisation_seed: int,
+    draws: int,
+    seed: int,
+    split: str,
+    on_tile: Callable[[float], None] = lambda fraction: None,
+) -> Evaluation:
+    """Evaluate a VAE and its baselines on the same rows, nats per row of the data's own units."""
+    x = to_tensor(schema, rows, binarisation_seed)
+    result = evaluate(
+        vae,
+        x.to(next(vae.parameters()).device),
+        num_samples=draws,
+        seed=seed,
+        split=split,
+        counts_cells=schema.has_masses_only,
+        baselines=_baseline_figures(baselines, schema, x, binarisation_seed),
+        on_tile=on_tile,
+    )
+    return replace(result, warnings=result.warnings + _floor_warnings(vae))
+
+
+def _baseline_figures(
+    baselines: Baselines, schema: Schema, x: Tensor, seed: int
+) -> dict[str, float | None]:
+    flat, grid = x.double().flatten(1), Grid.of(schema)
+    independent = float(baselines.independent.log_evidence(flat, grid).mean())
+    if baselines.ppca is None or torch.isnan(flat).any():
+        return {"independent": independent, "ppca": None}
+    ppca = float(ppca_log_evidence(baselines.ppca, flat, grid, seed).mean())
+    return {"independent": independent, "ppca": ppca}
+
+
+def _floor_warnings(vae: VAE) -> tuple[str, ...]:
+    """What to say of columns whose learned spread rests on its floor."""
+    gaussians = [part for part in vae.modules() if isinstance(part, Gaussian)]
+    scales = [(g.scale, g.floor) for g in gaussians if isinstance(g.scale, ColumnScale)]
+    resting = sum(int((scale([], floor) < 1.1 * floor).sum()) for scale, floor in scales)
+    if not resting:
+        return ()
+    return (
+        f"the learned spread of {resting} columns rests on its floor, a hundredth of the column's "
+        "standard deviation: the density there is the floor's choice (do columns repeat each "
+        "other?)",
+    )
