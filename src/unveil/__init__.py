@@ -25,6 +25,9 @@ _HOME = {
     "IWAE": "objectives",
     "Objective": "objectives",
     "SampledELBO": "objectives",
+    "fit": "fitting",
+    "Fitted": "fitted",
+    "load": "fitted",
     "Recipe": "step",
     "train": "training",
 }

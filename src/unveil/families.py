@@ -25,6 +25,15 @@ def positive(raw: Tensor, floor: float | Tensor) -> Tensor:
     return floor + F.softplus(raw + _RAW_OF_ONE)
 
 
+def raw_of(value: Tensor) -> Tensor:
+    """The unconstrained number that ``positive`` (with no floor) makes into ``value``.
+
+    >>> float(raw_of(torch.ones(())))
+    0.0
+    """
+    return value + torch.log(-torch.expm1(-value)) - _RAW_OF_ONE
+
+
 class Family(nn.Module, ABC):
     """A parametric family: the unconstrained outputs of a network, made into a distribution.
 

@@ -1,0 +1,33 @@
+"""What every verb takes, and what every verb does with its answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, final
+
+from cyclopts import Parameter
+
+
+@final
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every verb."""
+
+    seed: Annotated[int, Parameter(help="Seed of all randomness.")] = 0
+    device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto"
+    quiet: Annotated[bool, Parameter(negative=(), help="Print nothing but errors.")] = False
+    json: Annotated[Path | None, Parameter(help="Write what was printed as JSON here.")] = None
+
+    def finish(self, document: dict[str, Any]) -> None:
+        """Write the answer as JSON where it was asked for."""
+        from unveil.storage import write_document
+
+        if self.json is not None:
+            write_document(self.json, {"format_version": 1, **document})
+
+    def require_writable(self) -> None:
+        """Raises InputError before the work when the JSON could not be written after it."""
+        from unveil.data.write import require_suffix
+
+        if self.json is not None:
+            require_suffix(self.json, (".json",))

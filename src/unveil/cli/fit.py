@@ -1,0 +1,197 @@
+"""unveil fit: from data to a model folder, safe against every way of being stopped."""
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from unveil.cli.common import Common
+
+if TYPE_CHECKING:
+    from unveil.fitted import Fitted
+    from unveil.fitting import Plan
+
+CHECKPOINTS = "checkpoint"
+INTERRUPTED = 130
+MOST_ROWS_DRAWN = 2_000
+PICTURES = 40
+
+
+def fit(
+    data: Annotated[str, Parameter(help="Built-in name or file.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for the model.")],
+    latent: Annotated[int | None, Parameter(help="Number of latent variables.")] = None,
+    likelihood: Annotated[
+        str, Parameter(help="auto, bernoulli, gaussian or discretized_logistic[:scale=cell].")
+    ] = "auto",
+    objective: Annotated[
+        str, Parameter(help="elbo[:beta=B,warmup_steps=N], sampled_elbo or iwae[:num_samples=K].")
+    ] = "elbo",
+    epochs: Annotated[int | None, Parameter(help="Passes over the training rows.")] = None,
+    max_minutes: Annotated[float | None, Parameter(help="Longest time to train.")] = None,
+    validation: Annotated[
+        float | None, Parameter(help="Share of rows held out [default: 0.1, at most 5,000 rows].")
+    ] = None,
+    label: Annotated[
+        tuple[str, ...], Parameter(help="Column that rides along, unmodelled.", negative=())
+    ] = (),
+    drop: Annotated[tuple[str, ...], Parameter(help="Column to forget.", negative=())] = (),
+    resume: Annotated[bool, Parameter(negative=(), help="Go on where a run stopped.")] = False,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace the model there.")] = False,
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> int:
+    """Fit a variational autoencoder to rows of numbers, and say how good it is."""
+    from unveil.cli.screen import say, show_evaluation, training_line, warn
+    from unveil.fitting import carry_out, plan
+
+    common.require_writable()
+    _require_free(output, resume, overwrite)
+    planned = plan(
+        data,
+        latent=latent,
+        likelihood=likelihood,
+        objective=objective,
+        seed=common.seed,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        validation=validation,
+        label=label,
+        drop=drop,
+        device=common.device,
+    )
+    if resume and (finished := _finished(output, planned)) is not None:
+        say(f"{output} is finished already; nothing to do", common.quiet)
+        show_evaluation(finished.evaluation, common.quiet)
+        common.finish(finished.evaluation.document())
+        return 0
+    if not resume and (output / CHECKPOINTS).is_dir():
+        shutil.rmtree(output / CHECKPOINTS)
+    say(_summary(planned), common.quiet)
+    for note in planned.notes:
+        say(f"note: {note}", common.quiet)
+    dims = planned.schema.dims if planned.schema.has_masses_only else None
+    with _stop_signals() as should_stop, training_line(dims, common.quiet) as on_progress:
+        fitted = carry_out(
+            planned,
+            device=common.device,
+            checkpoints=output / CHECKPOINTS,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+    if fitted.ending == "interrupted":
+        warn(f"stopped and saved; the same command with --resume goes on from here ({output})",
+             quiet=False)  # fmt: skip
+        return INTERRUPTED
+    _write(fitted, planned, output)
+    seconds = fitted.history[-1]["seconds"] if fitted.history else 0.0
+    say(f"{fitted.ending} after {seconds:.0f} s of training", common.quiet)
+    show_evaluation(fitted.evaluation, common.quiet)
+    say(f"the model is in {output}, its pictures in {output / 'figures'}", common.quiet)
+    common.finish(fitted.evaluation.document())
+    return 0
+
+
+def _require_free(output: Path, resume: bool, overwrite: bool) -> None:
+    """Raises InputError unless the folder is new, empty, or a model that may be gone on with."""
+    from unveil.errors import InputError
+
+    if resume and overwrite:
+        raise InputError(
+            "expected --resume or --overwrite, but both came; --resume goes on with the run in "
+            "the folder, --overwrite starts it afresh"
+        )
+    if output.is_file():
+        raise InputError(f"expected a folder for the model, but {output} is a file; name another")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    ours = (output / "model.json").is_file() or (output / CHECKPOINTS).is_dir()
+    if not ours:
+        raise InputError(
+            f"expected a new folder or a model in {output}, but it holds something else; name "
+            "another folder"
+        )
+    if not (resume or overwrite):
+        raise InputError(
+            f"expected a new folder, but {output} holds a model; add --overwrite to replace it, "
+            "--resume to go on with its run, or name another folder"
+        )
+
+
+def _finished(output: Path, planned: "Plan") -> "Fitted | None":
+    """The model in the folder when its run is over; raises InputError when it was another run."""
+    from unveil.fitted import load
+
+    if not (output / "model.json").is_file():
+        return None
+    fitted = load(output)
+    planned.settings.require_same(fitted.settings)
+    return fitted
+
+
+def _summary(planned: "Plan") -> str:
+    """One line on what is fitted to what."""
+    s, a = planned.settings, planned.settings.architecture
+    kinds = dict.fromkeys(planned.schema.columns[i].kind for i in planned.schema.modelled)
+    return (
+        f"{s.source}: {len(planned.training)} rows to train on, {len(planned.held_out)} held out; "
+        f"{planned.schema.dims} cells ({', '.join(kinds)}), {a.num_latents} latents"
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask the run to stop at its next step; a second one stops it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write(fitted: "Fitted", planned: "Plan", output: Path) -> None:
+    """Put the model, its figures and its last training states in the folder, all at once."""
+    from unveil.storage import replace_folder
+
+    def fill(folder: Path) -> None:
+        fitted.write_into(folder)
+        (folder / "figures").mkdir()
+        _draw(fitted, planned, folder / "figures")
+        if (output / CHECKPOINTS).is_dir():
+            shutil.copytree(output / CHECKPOINTS, folder / CHECKPOINTS)
+
+    replace_folder(output, fill)
+
+
+def _draw(fitted: "Fitted", planned: "Plan", folder: Path) -> None:
+    """The figures of samples, reconstructions, latent map and training curves."""
+    from unveil import figures
+
+    rows = planned.held_out.take(slice(0, MOST_ROWS_DRAWN))
+    few = rows.take(slice(0, PICTURES)) if fitted.schema.is_image else rows
+    means, draws = fitted.sample_both(len(few), seed=fitted.settings.seed)
+    label = next(iter(rows.labels.values()), None)
+    drawn = {
+        "samples": figures.samples(fitted.schema, few.values, means, draws),
+        "reconstructions": figures.reconstructions(
+            fitted.schema, few.values, fitted.reconstruct(few)
+        ),
+        "latent_map": figures.latent_map(fitted.encode(rows)[0], label),
+        "training_curves": figures.training_curves(fitted.history),
+    }
+    for name, figure in drawn.items():
+        figures.save(figure, folder / f"{name}.png")

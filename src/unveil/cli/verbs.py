@@ -1,0 +1,195 @@
+"""The verbs: each a question to a model, answered from its saved folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from unveil.cli.common import Common
+from unveil.cli.fit import fit
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from unveil.data.read import Rows
+    from unveil.fitted import Fitted
+
+Model = Annotated[Path, Parameter(help="Folder that unveil fit wrote.")]
+Data = Annotated[str, Parameter(help="Built-in name or file.")]
+Output = Annotated[Path, Parameter(name=["--output", "-o"], help="File to write.")]
+
+DEFAULT = Common()
+
+
+def _open(model: Path, common: Common) -> "Fitted":
+    from unveil.fitted import load
+    from unveil.fitting import find_device
+
+    common.require_writable()
+    return load(model, find_device(common.device))
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    draws: Annotated[int, Parameter(help="Draws of z per row.")] = 1000,
+    common: Common = DEFAULT,
+) -> None:
+    """How good is the model on these rows, and how sure is that?"""
+    from unveil.cli.screen import bar, show_evaluation
+
+    fitted = _open(model, common)
+    with bar("evaluating", common.quiet) as on_tile:
+        result = fitted.evaluate(data, draws=draws, seed=common.seed, on_tile=on_tile)
+    show_evaluation(result, common.quiet)
+    common.finish(result.document())
+
+
+def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFAULT) -> None:
+    """Where does each row lie in latent space? Writes z0_mean, z0_sd, z1_mean, ..."""
+    import numpy as np
+
+    from unveil.cli.screen import say
+    from unveil.data.write import TABLE_SUFFIXES, require_suffix, write
+
+    require_suffix(output, TABLE_SUFFIXES)
+    fitted = _open(model, common)
+    rows = fitted.rows(data)
+    mean, sd = fitted.encode(rows)
+    columns: dict[str, np.ndarray] = {}
+    for unit in range(mean.shape[1]):
+        columns |= {f"z{unit}_mean": mean[:, unit], f"z{unit}_sd": sd[:, unit]}
+    write(output, columns | dict(rows.labels))
+    say(f"{len(rows)} rows, {mean.shape[1]} latents each: {output}", common.quiet)
+    common.finish({"rows": len(rows), "latents": mean.shape[1], "output": str(output)})
+
+
+def reconstruct(model: Model, data: Data, /, *, output: Output, common: Common = DEFAULT) -> None:
+    """What does the model expect of each row, having seen it? Writes E[x|z] at the mean of q(z|x).
+
+    A .png shows rows above their reconstructions.
+    """
+    import numpy as np
+
+    fitted = _open_for_rows(model, output, common)
+    rows = fitted.rows(data)
+    values = fitted.reconstruct(rows)
+    pairs = np.stack([rows.values.astype(np.float64), values], axis=1)[:MOST_PAIRS]
+    _write_rows(fitted, output, values, rows, pictures=_in_rows_of_pairs(pairs))
+    _tell(len(values), output, common)
+
+
+def sample(
+    model: Model,
+    /,
+    *,
+    number: Annotated[int, Parameter(name=["-n", "--number"], help="How many rows.")],
+    output: Output,
+    common: Common = DEFAULT,
+) -> None:
+    """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z)."""
+    fitted = _open_for_rows(model, output, common)
+    values = fitted.sample(number, seed=common.seed)
+    _write_rows(fitted, output, values, None, pictures=values)
+    _tell(number, output, common)
+
+
+def interpolate(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    start: Annotated[int, Parameter(name="--from", help="First row, counted from 0.")],
+    end: Annotated[int, Parameter(name="--to", help="Last row, counted from 0.")],
+    steps: Annotated[int, Parameter(help="Rows to write, both ends included.")] = 10,
+    output: Output,
+    common: Common = DEFAULT,
+) -> None:
+    """What lies between two rows? Decodes the path between them in latent space."""
+    fitted = _open_for_rows(model, output, common)
+    values = fitted.interpolate(data, start, end, steps)
+    _write_rows(fitted, output, values, None, pictures=values)
+    _tell(steps, output, common)
+
+
+def check(*, common: Common = DEFAULT) -> int:
+    """Are the numbers right here? Runs models whose answers are known through every estimator."""
+    from unveil.cli.screen import show_check
+    from unveil.evidence.check import self_test
+
+    common.require_writable()
+    identities, estimates = self_test(common.seed)
+    show_check(identities, estimates, common.quiet)
+    lines = [*identities, *estimates]
+    right = all(line.holds for line in lines)
+    common.finish({"right": right, "lines": [vars(line) | {"holds": line.holds} for line in lines]})
+    return 0 if right else 1
+
+
+ALL = (fit, evaluate, encode, reconstruct, sample, interpolate, check)
+
+MOST_PAIRS = 40
+PAIRS_ABREAST = 10
+
+
+def _open_for_rows(model: Path, output: Path, common: Common) -> "Fitted":
+    """The model, once the output has a format that its rows can take."""
+    from unveil.data.write import TABLE_SUFFIXES, require_suffix
+
+    fitted = _open(model, common)
+    drawable = (".png",) if fitted.schema.is_image else ()
+    require_suffix(output, (*TABLE_SUFFIXES, *drawable))
+    return fitted
+
+
+def _write_rows(
+    fitted: "Fitted",
+    output: Path,
+    values: "np.ndarray",
+    like: "Rows | None",
+    *,
+    pictures: "np.ndarray",
+) -> None:
+    """Write rows in the data's units, or their pictures where the suffix asks for them."""
+    from unveil.data.read import Rows
+    from unveil.data.write import write_rows
+    from unveil.figures import picture_grid, save_picture
+
+    if output.suffix.lower() == ".png":
+        column, shape = fitted.schema.columns[0], fitted.schema.picture_shape
+        low, high = (column.low, column.high) if column.is_bounded else _range(pictures)
+        mosaic = picture_grid(
+            pictures.reshape(len(pictures), *(shape or ())),
+            columns=min(PAIRS_ABREAST, len(pictures)),
+            low=low,
+            high=high,
+        )
+        save_picture(output, mosaic)
+        return
+    names = () if fitted.schema.shared else fitted.schema.names
+    write_rows(output, Rows(values, names, {} if like is None else like.labels))
+
+
+def _range(values: "np.ndarray") -> tuple[float, float]:
+    import numpy as np
+
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def _in_rows_of_pairs(pairs: "np.ndarray") -> "np.ndarray":
+    """Pairs (pair, 2, *event) as a sequence that fills a grid with rows above reconstructions."""
+    import numpy as np
+
+    lines = [pairs[i : i + PAIRS_ABREAST] for i in range(0, len(pairs), PAIRS_ABREAST)]
+    if len(lines) > 1 and len(lines[-1]) < PAIRS_ABREAST:
+        lines.pop()
+    return np.concatenate([line[:, side] for line in lines for side in (0, 1)])
+
+
+def _tell(number: int, output: Path, common: Common) -> None:
+    from unveil.cli.screen import say
+
+    say(f"{number} rows: {output}", common.quiet)
+    common.finish({"rows": number, "output": str(output)})

@@ -1,0 +1,152 @@
+"""The self-test: every estimator beside the closed form that it estimates."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Generator, Tensor
+
+from unveil.evidence.importance import importance
+from unveil.evidence.linear_gaussian import GaussianPosterior, LinearGaussian
+from unveil.families import Conditional, raw_of
+from unveil.latent import VAE
+from unveil.likelihoods import FixedScale, Gaussian
+from unveil.networks import linear
+from unveil.noise import generator
+from unveil.posteriors import DiagonalGaussian
+from unveil.priors import StandardNormal
+
+# More standard errors than this do not happen by chance.
+FARTHEST = 5.0
+# What float64 rounding may leave of an identity that holds exactly.
+ROUNDING = 1e-9
+ROWS, CELLS, LATENTS = 200, 6, 2
+DRAWS = 1000
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """log p(x) = ELBO + KL(q‖p(z|x)) for one q, nats per row: three numbers found apart."""
+
+    q: str
+    log_evidence: float
+    elbo: float
+    kl: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two terms add up, as far as rounding allows."""
+        return abs(self.elbo + self.kl - self.log_evidence) <= ROUNDING
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One quantity, nats per row: what it is exactly, what was estimated, its standard error."""
+
+    quantity: str
+    exact: float
+    estimate: float
+    error: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the estimate is the exact value, as far as chance and rounding allow."""
+        return abs(self.estimate - self.exact) <= FARTHEST * self.error + ROUNDING
+
+
+def self_test(seed: int = 0) -> tuple[list[Identity], list[Estimate]]:
+    """Run models whose answers are known through the package's own estimators.
+
+    >>> identities, estimates = self_test()
+    >>> all(line.holds for line in [*identities, *estimates])
+    True
+    """
+    identities, estimates = [], []
+    for title, weight in (("", _orthogonal()), ("rotated W, ", _orthogonal() @ _turn())):
+        mean = torch.linspace(-1, 1, CELLS, dtype=torch.float64)
+        model = LinearGaussian(weight=weight, mean=mean, noise_variance=0.25)
+        x = _draw_rows(model, generator(seed, "check"))
+        identities += [
+            Identity(
+                q=f"{title}{name}",
+                log_evidence=float(model.log_evidence(x).mean()),
+                elbo=float(model.elbo(x, q).mean()),
+                kl=float(model.kl_to_exact(x, q).mean()),
+            )
+            for name, q in _posteriors(model).items()
+        ]
+        estimates += _estimates(f"{title}mean-field q", model, x, seed)
+    return identities, estimates
+
+
+def _posteriors(model: LinearGaussian) -> dict[str, GaussianPosterior]:
+    """The exact q, the best factorised one, and one that is wrong in mean and spread."""
+    best = model.mean_field_posterior()
+    return {
+        "exact q": model.exact_posterior(),
+        "mean-field q": best,
+        "poor q": GaussianPosterior(gain=0.5 * best.gain, covariance=2 * best.covariance),
+    }
+
+
+def _draw_rows(model: LinearGaussian, randomness: Generator) -> Tensor:
+    """Rows of the model: z ~ N(0, I), x = Wz + μ + s ε."""
+    z, noise = (
+        torch.randn(ROWS, size, generator=randomness, dtype=torch.float64)
+        for size in (LATENTS, CELLS)
+    )
+    return z @ model.weight.T + model.mean + math.sqrt(model.noise_variance) * noise
+
+
+def _estimates(title: str, model: LinearGaussian, x: Tensor, seed: int) -> list[Estimate]:
+    """The package's ELBO and importance-weighted evidence beside the closed forms."""
+    q = model.mean_field_posterior()
+    result = importance(linear_vae(model, q), x, num_samples=DRAWS, seed=seed)
+    elbo = model.elbo(x, q)
+    return [
+        Estimate(
+            quantity=f"ELBO, {DRAWS} draws ({title})",
+            exact=float(elbo.mean()),
+            estimate=float(result.elbo.mean()),
+            error=float((result.elbo - elbo).std() / math.sqrt(len(x))),
+        ),
+        Estimate(
+            quantity=f"log p(x) by IWAE, {DRAWS} draws ({title})",
+            exact=float(model.log_evidence(x).mean()),
+            estimate=float(result.log_evidence.mean()),
+            error=float(result.log_evidence_variance.sum().sqrt() / len(x)),
+        ),
+    ]
+
+
+def linear_vae(model: LinearGaussian, q: GaussianPosterior) -> VAE:
+    """The linear-Gaussian model with a factorised q, built of the package's own parts, float64."""
+    cells, latents = model.weight.shape
+    decoder, encoder = linear(latents, cells).double(), linear(cells, 2 * latents).double()
+    spread = raw_of(q.covariance.diagonal().sqrt())
+    with torch.no_grad():
+        decoder.weight.copy_(model.weight)
+        decoder.bias.copy_(model.mean)
+        encoder.weight.copy_(torch.cat([q.gain, torch.zeros_like(q.gain)]))
+        encoder.bias.copy_(torch.cat([-q.gain @ model.mean, spread]))
+    scale = FixedScale(math.sqrt(model.noise_variance))
+    return VAE(
+        prior=StandardNormal(latents),
+        likelihood=Conditional(decoder, Gaussian(cells, scale)),
+        posterior=Conditional(encoder, DiagonalGaussian(latents)),
+    ).double()
+
+
+def _orthogonal() -> Tensor:
+    """A weight whose posterior factorises: the mean-field family holds the exact answer."""
+    basis, _ = torch.linalg.qr(torch.vander(torch.linspace(-1, 1, CELLS).double(), LATENTS + 1))
+    return basis[:, :LATENTS] * torch.tensor([2.0, 1.0], dtype=torch.float64)
+
+
+def _turn() -> Tensor:
+    """A rotation of the latents: the model stays the same, its posterior no longer factorises."""
+    angle = torch.tensor(0.6, dtype=torch.float64)
+    return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
