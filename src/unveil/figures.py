@@ -53,8 +53,8 @@ MOST_PANELS, PANELS_PER_ROW = 12, 4
 BINS = (12, 40)  # at least and at most
 MOST_POINTS = 10_000
 MOST_CLASSES = len(LOOKS)
-LONGEST_NAME = 24
-FAR = 4
+LONGEST_NAME = 22
+FAR = 4  # spreads of three quarters of a curve
 
 _ANY = Column("z", "real")  # how a latent is measured
 
@@ -307,6 +307,8 @@ def _scatters(schema: Schema, data: np.ndarray, reconstructed: np.ndarray) -> Fi
         axes.plot([low, high], [low, high], color=AXIS, linewidth=0.8, zorder=1)
         axes.scatter(observed[both], again[both], color=MODEL, **_dots(int(both.sum()), 14.0))
         axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+        if not both.any():
+            _say(axes, "no data")
         axes.set_title(_short(column.name))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -383,14 +385,16 @@ def latent_map(means: np.ndarray, label: np.ndarray | None) -> Figure:
     """
     figure = _figure(6.4, 5.0)
     (axes,) = _panels(figure, 1, 1)
-    thinned = _thinned(len(means))
-    colouring = _colouring(None if label is None else label[thinned])
     points, names = _projected(means)
-    if points.shape[1] == 1:
-        colouring.histogram(axes, points[thinned, 0])
+    if len(names) == 1:
+        colouring = _colouring(label)
+        colouring.histogram(axes, points[:, 0])
         axes.set(xlabel=names[0], ylabel="rows")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        colouring.scatter(axes, points[thinned, 0], points[thinned, 1])
+        thinned = _thinned(len(means))
+        colouring = _colouring(None if label is None else label[thinned])
+        colouring.scatter(axes, *points[thinned].T)
         axes.set(xlabel=names[0], ylabel=names[1])
         axes.set_aspect("equal", adjustable="datalim")
     colouring.explain(figure, axes)
@@ -411,7 +415,8 @@ def _projected(means: np.ndarray) -> tuple[np.ndarray, list[str]]:
         directions = directions * np.where(np.take_along_axis(directions, largest, 1) < 0, -1, 1)
         points, kind, first = centred @ directions.T, "principal direction ", 1
     spread = np.square(points - points.mean(axis=0)).sum(axis=0)
-    shares = [f" ({100 * s / total:.0f} % of variance)" if total > 0 else "" for s in spread]
+    tell = total > 0 and len(spread) > 1
+    shares = [f" ({100 * s / total:.0f} % of variance)" if tell else "" for s in spread]
     return points, [f"{kind}{i + first}{share}" for i, share in enumerate(shares)]
 
 
@@ -570,15 +575,16 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     _focus(panels["distortion"], [entry("distortion")])
     for key in ("rate", "active", "speed"):  # these cannot be negative
         panels[key].set_ylim(bottom=0)
+    panels["active"].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for key in ("rate", "distortion", "active"):
         if not panels[key].lines:
+            panels[key].set_yticks([])
             _say(panels[key], "no rows held out")
     for key, title in _CURVES.items():
         panels[key].set_title(title)
     for key in ("bound", "distortion", "speed"):
         panels[key].set_xlabel("epoch")
     panels["bound"].legend(handles=panels["bound"].lines, loc="lower right")
-    panels["active"].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     panels["speed"].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     return figure
 

@@ -236,7 +236,7 @@ def train(
             dtype=batch.x.dtype,
         )
         share = fraction()
-        rate = learning_rate(share, count, recipe)
+        rate = learning_rate(share, count, total_steps, recipe)
         run.state, info = step(
             run.state,
             batch,
@@ -300,14 +300,15 @@ def train(
     )
 
 
-def learning_rate(fraction: float, step: int, recipe: Recipe) -> float:
-    """Linear warm-up over the first steps, then half a cosine down to zero.
+def learning_rate(fraction: float, step: int, total_steps: int, recipe: Recipe) -> float:
+    """Linear warm-up over the first steps (at most a tenth of the run), half a cosine down to 0.
 
-    >>> learning_rate(0.5, 1000, Recipe(learning_rate=1e-3))
+    >>> learning_rate(0.5, 1000, 2000, Recipe(learning_rate=1e-3))
     0.0005
     """
-    warmup = min(1.0, (step + 1) / recipe.learning_rate_warmup)
-    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * fraction))
+    warmup = max(1, min(recipe.learning_rate_warmup, total_steps // 10))
+    cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+    return recipe.learning_rate * min(1.0, (step + 1) / warmup) * cosine
 
 
 def held_out_figures(
@@ -360,14 +361,11 @@ def _copies(parameters: Tensors) -> Tensors:
 
 
 def _collapse(line: dict[str, Any], run: _Run, fraction: float) -> str | None:
-    """The collapse warning, when it is new and the model has had time to use its latents."""
-    active = line.pop("active")
-    if fraction < SHARE_BEFORE_COLLAPSE_WARNING:
+    """The collapse warning, once, when the model has had time to use its latents."""
+    warning = collapse_warning(line.pop("active"))
+    if warning is None or run.warnings or fraction < SHARE_BEFORE_COLLAPSE_WARNING:
         return None
-    warning = collapse_warning(active)
-    if warning is None or warning in run.warnings:
-        return None
-    run.warnings[:] = [warning]
+    run.warnings.append(warning)
     return warning
 
 

@@ -148,19 +148,22 @@ def _summary(planned: "Plan") -> str:
 def _stop_signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM ask the run to stop at its next step; a second one stops it at once."""
     asked: list[int] = []
+    before = {int(s): signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        signal.signal(number, before[number])
+        restore()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, ask)
     try:
         yield lambda: bool(asked)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
 
 
 def _write(fitted: "Fitted", planned: "Plan", output: Path) -> None:

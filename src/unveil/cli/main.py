@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
@@ -13,11 +15,9 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def make_app() -> App:
     """The command line as an object: one command per question."""
-    from unveil import __version__
-
     app = App(
         name="unveil",
-        version=__version__,
+        version=partial(version, "unveil"),
         help="Unveil the hidden structure behind data, and know how far to trust it.",
     )
     for verb in verbs.ALL:

@@ -65,7 +65,7 @@ def self_test(seed: int = 0) -> tuple[list[Identity], list[Estimate]]:
     True
     """
     identities, estimates = [], []
-    for title, weight in (("", _orthogonal()), ("rotated W, ", _orthogonal() @ _turn())):
+    for title, weight in (("orthogonal W, ", _orthogonal()), ("rotated W, ", _rotated())):
         mean = torch.linspace(-1, 1, CELLS, dtype=torch.float64)
         model = LinearGaussian(weight=weight, mean=mean, noise_variance=0.25)
         x = _draw_rows(model, generator(seed, "check"))
@@ -146,7 +146,8 @@ def _orthogonal() -> Tensor:
     return basis[:, :LATENTS] * torch.tensor([2.0, 1.0], dtype=torch.float64)
 
 
-def _turn() -> Tensor:
-    """A rotation of the latents: the model stays the same, its posterior no longer factorises."""
+def _rotated() -> Tensor:
+    """The same model with its latents rotated: its posterior no longer factorises."""
     angle = torch.tensor(0.6, dtype=torch.float64)
-    return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+    return _orthogonal() @ turn
