@@ -159,7 +159,9 @@ def test_a_missing_cell_is_left_out_and_its_gradient_is_zero() -> None:
 
 def test_a_row_with_nothing_observed_has_log_probability_exactly_zero() -> None:
     row = torch.full((2,), NAN)
-    gaussian = Cells(Normal(torch.zeros(2), torch.ones(2)), event_dims=1, log_unit=3.0)
+    gaussian = Cells(
+        Normal(torch.zeros(2), torch.ones(2)), event_dims=1, log_unit=torch.tensor(3.0)
+    )
     assert gaussian.log_prob(row).item() == 0.0
 
 

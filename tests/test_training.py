@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import unveil
 from oracles import nonlinear_vae, normal, seeded, shake
 from unveil.objectives import Objective
-from unveil.step import Batch, Recipe, begin, can_compile, compiled_step, eager_step
+from unveil.step import Batch, Recipe, begin, can_compile, eager_step
 from unveil.storage import Checkpoints
 from unveil.training import (
     NonFiniteError,
@@ -114,18 +114,23 @@ def test_training_is_a_function_of_its_seed_and_moves_no_global_state() -> None:
 # ---- the step ----------------------------------------------------------------------------------
 
 
+def linear_vae() -> unveil.VAE:
+    model = unveil.VAE(
+        prior=unveil.StandardNormal(1),
+        likelihood=unveil.Conditional(nn.Linear(1, 3), unveil.Gaussian(3)),
+        posterior=unveil.Conditional(nn.Linear(3, 2), unveil.DiagonalGaussian(1)),
+    )
+    shake(model, seed=7)
+    return model
+
+
 def steps_taken(make, objective: Objective, number: int) -> tuple[dict[str, Tensor], list[float]]:
-    model = vae()
+    """The parameters after some steps on one batch, and the objective at each."""
+    model = linear_vae()
     state, step, values = begin(model), make(model, objective, RECIPE), []
     for i in range(number):
-        noise = normal(90 + i, objective.num_samples, 32, 1).float()
-        state, info = step(
-            state,
-            Batch(X[:32], None),
-            noise,
-            torch.tensor(float(i)),
-            torch.tensor(1e-3),
-        )
+        noise, batch = normal(90 + i, objective.num_samples, 32, 1).float(), Batch(X[:32], None)
+        state, info = step(state, batch, noise, torch.tensor(float(i)), torch.tensor(1e-2))
         values.append(float(info.value))
         assert info.finite
     assert float(state.step) == number
@@ -135,13 +140,14 @@ def steps_taken(make, objective: Objective, number: int) -> tuple[dict[str, Tens
 # In a process of its own: the compiler cannot read through the annotation checks that pytest adds.
 COMPARE = """
 import torch
-from test_training import compiled_step, eager_step, steps_taken, unveil
+from test_training import steps_taken, unveil
+from unveil.step import compiled_step, eager_step
 
 objective = unveil.IWAE(num_samples=2)
 eager, eager_values = steps_taken(eager_step, objective, 5)
 compiled, compiled_values = steps_taken(compiled_step, objective, 5)
-torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=2e-5)
-torch.testing.assert_close(compiled_values, eager_values, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+torch.testing.assert_close(compiled_values, eager_values, rtol=1e-5, atol=1e-5)
 print("equal")
 """
 
@@ -275,7 +281,7 @@ def overfit(objective: Objective, recipe: Recipe = OVERFIT) -> tuple[unveil.VAE,
 
 
 def test_the_best_weights_are_chosen_by_the_objective_that_was_asked_for() -> None:
-    objective = unveil.ELBO(beta=4.0, warmup_steps=0)
+    objective = unveil.ELBO(beta=0.1, warmup_steps=0)
     model, trained = overfit(objective)
     best = max(trained.history, key=lambda line: line["objective"])
     assert best is not max(trained.history, key=lambda line: line["elbo"])

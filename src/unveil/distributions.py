@@ -64,7 +64,7 @@ class Cells(Plain):
 
     ``base`` has batch shape (..., *event) and one scalar density or mass per cell. ``log_unit``
     (broadcasting to *event) is the Jacobian of x = (value − shift)/unit: with it a density is one
-    over the data's own units. It is 0 for a mass. A missing cell (NaN) is replaced *before* the
+    over the data's own units. A mass needs none. A missing cell (NaN) is replaced *before* the
     density is evaluated, so that its gradient is exactly zero and never NaN.
 
     >>> row = torch.tensor([0.5, float("nan")])
@@ -74,7 +74,7 @@ class Cells(Plain):
     """
 
     def __init__(
-        self, base: Distribution, *, event_dims: int, log_unit: Tensor | float = 0.0
+        self, base: Distribution, *, event_dims: int, log_unit: Tensor | None = None
     ) -> None:
         self.base, self.log_unit = base, log_unit
         cut = len(base.batch_shape) - event_dims
@@ -87,8 +87,15 @@ class Cells(Plain):
     def log_prob_cells(self, x: Tensor) -> Tensor:
         """log p_j(x_j|z) in nats, one per cell, (..., *event); 0 where the cell is missing."""
         observed = ~torch.isnan(x)
-        filled = torch.where(observed, x, 0.0)
-        return torch.where(observed, self.base.log_prob(filled) - self.log_unit, 0.0)
+        # Rows without gaps are spared three passes over every draw's cells. A compiled step cannot
+        # look into its rows, and there the passes cost nothing, because they are fused.
+        if not torch.compiler.is_compiling() and bool(observed.all()):
+            return self._density(x)
+        return torch.where(observed, self._density(torch.where(observed, x, 0.0)), 0.0)
+
+    def _density(self, x: Tensor) -> Tensor:
+        log_density = self.base.log_prob(x)
+        return log_density if self.log_unit is None else log_density - self.log_unit
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_cells(value).flatten(-len(self.event_shape)).sum(-1)
@@ -190,10 +197,10 @@ class DiscretizedLogistic(Plain):
 @draw.register
 def _(distribution: DiscretizedLogistic, shape: Sequence[int], generator: Generator) -> Tensor:
     loc, scale = distribution.loc.detach(), distribution.scale.detach()
-    # A uniform of 0 would put the draw at −∞, which no grid point answers to.
-    u = torch.rand(
-        (*shape, *loc.shape), generator=generator, device=loc.device, dtype=loc.dtype
-    ).clamp(torch.finfo(loc.dtype).tiny, 1 - torch.finfo(loc.dtype).eps)
+    # A uniform of 0 or 1 would put the draw at ±∞, which no grid point answers to.
+    eps = torch.finfo(loc.dtype).eps
+    u = torch.rand((*shape, *loc.shape), generator=generator, device=loc.device, dtype=loc.dtype)
+    u = u.clamp(eps / 4, 1 - eps / 2)
     origin = torch.where(torch.isfinite(distribution.low), distribution.low, 0.0)
     steps = torch.round((loc + scale * torch.logit(u) - origin) / distribution.step)
     return torch.clamp(origin + steps * distribution.step, distribution.low, distribution.high)

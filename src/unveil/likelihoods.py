@@ -51,7 +51,7 @@ class Scale(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, predicted: Sequence[Tensor], floor: Tensor) -> Tensor:
-        """The spread, broadcasting to the cells; never below ``floor``."""
+        """The spread, broadcasting to the cells; a learned one stays above ``floor``."""
 
 
 @final
@@ -213,6 +213,12 @@ class Columns(Family):
         named = sorted(int(i) for index in indices for i in index)
         if named != list(range(len(named))):
             raise ValueError(f"expected the parts to name columns 0 … d−1 once, got {named}")
+        for index, (_, family) in zip(indices, parts, strict=True):
+            if family.event_shape != (len(index),):
+                raise ValueError(
+                    f"expected a family over the {len(index)} columns of its part, got one over "
+                    f"{family.event_shape}; give it event shape ({len(index)},)"
+                )
         self.families = nn.ModuleList(family for _, family in parts)
         for number, index in enumerate(indices):
             self.register_buffer(f"columns_{number}", index, persistent=False)

@@ -144,7 +144,9 @@ def eager_gradient(loss: Loss, parameters: Tensors) -> tuple[Tensors, Tensor]:
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     with torch.enable_grad():
         value = loss(leaves)
-    gradients = torch.autograd.grad(value, list(leaves.values()))
+    gradients = torch.autograd.grad(
+        value, list(leaves.values()), allow_unused=True, materialize_grads=True
+    )
     return dict(zip(leaves, gradients, strict=True)), value.detach()
 
 

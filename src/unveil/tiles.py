@@ -1,15 +1,18 @@
 """Fixed-size tiles of rows, so that a result belongs to its row.
 
-Evaluation always runs the same shapes: the last tile is padded. A row's numbers are then bitwise
-the same under any order, subset or number of rows beside it.
+Evaluation always runs the same shapes (the last tile is padded) and the same arithmetic on every
+row of them. A row's numbers are then bitwise the same under any order, subset or number of rows
+beside it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unveil.data.encode import digests
 from unveil.noise import RowStreams
@@ -19,6 +22,30 @@ ROWS_PER_TILE = 256
 # Floats in one chunk of decoder outputs: large enough to keep the cores busy, small enough (16 MB)
 # to be reused rather than allocated afresh.
 FLOATS_PER_CHUNK = 2**22
+
+
+# A CPU's matrix product rounds every row alike only where the inner dimension fills whole lines of
+# its cache; elsewhere the rounding depends on where the row stands.
+BYTES_PER_LINE = 64
+
+
+@final
+class RowsAlike(TorchDispatchMode):
+    """Within this context a matrix product treats every row alike, wherever it stands.
+
+    Inner dimensions are filled with zeros to whole cache lines, which changes no value and makes
+    the kernel take one path for all rows. The mode holds for the current thread alone.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
+            *before, a, b = args
+            lacking = -a.shape[1] % (BYTES_PER_LINE // a.element_size())
+            if lacking:  # b keeps its layout: another one would choose another kernel
+                args = (*before, F.pad(a, (0, lacking)), F.pad(b.t(), (0, lacking)).t())
+        return func(*args, **(kwargs or {}))
 
 
 @final

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -20,7 +21,7 @@ from unveil.noise import generator
 from unveil.objectives import ELBO, Objective
 from unveil.shapes import Given, Rows
 from unveil.step import Batch, Recipe, State, Tensors, begin, compiled_step, eager_step
-from unveil.tiles import tiles
+from unveil.tiles import RowsAlike, tiles
 from unveil.units import active_units, collapse_warning
 
 # A run limited by the clock alone is counted as this many steps: its schedules see only the share
@@ -146,9 +147,9 @@ def train(
     x: Rows | Source,
     *,
     objective: Objective | None = None,
-    held_out: Rows | None = None,
+    held_out: Float[Tensor, "held_out *event"] | None = None,
     given: Given = None,
-    held_out_given: Given = None,
+    held_out_given: Float[Tensor, "held_out covariate"] | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     epochs: int | None = 100,
@@ -327,7 +328,7 @@ def held_out_figures(
     final_clock = torch.tensor(float(total_steps), device=device)
     sums = torch.zeros(3, dtype=torch.float64)
     means = []
-    with torch.no_grad():
+    with torch.no_grad(), RowsAlike():
         for tile in tiles(x, given):
             noise = tile.noise(seed, "held out")(objective.num_samples, model.num_latents)
             value = objective(model, tile.x, noise, final_clock, tile.given)

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 from unveil.distributions import DiagonalNormal, kl_per_unit
 from unveil.latent import LatentVariableModel
 from unveil.shapes import Given, PerUnit, Rows
-from unveil.tiles import tiles
+from unveil.tiles import RowsAlike, tiles
 
 # Burda et al. 2016, section 5: a unit is active when its posterior mean varies over the data.
 ACTIVE_VARIANCE = 0.01
@@ -23,7 +23,7 @@ def posterior_moments(
     Bitwise unchanged by the order and the number of rows.
     """
     means, sds = [], []
-    with torch.no_grad():
+    with torch.no_grad(), RowsAlike():
         for tile in tiles(x, given):
             q = model.posterior(tile.x, tile.given)
             means.append(q.mean[: tile.count])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unveil.latent import LatentVariableModel, Particles
 from unveil.shapes import Given, PerRow, PerUnit, Rows
-from unveil.tiles import Tile, chunks, tiles
+from unveil.tiles import RowsAlike, Tile, chunks, tiles
 from unveil.units import rate_per_unit
 
 
@@ -20,8 +20,9 @@ class Importance:
     """What K draws per row say, all per row in nats, float64; bitwise functions of the row.
 
     ``log_evidence`` is log (1/K) Σ w_k (Burda et al. 2016), a lower bound on log p(x) in
-    expectation. ``distortion`` and ``rate`` average over the same draws. ``ess`` is (Σw)²/Σw², from
-    1 to K. ``rate_per_unit`` is (row, latent), or None when the KL does not split over latents.
+    expectation. ``distortion`` averages over the same draws; ``rate`` too, unless the KL has a
+    closed form. ``ess`` is (Σw)²/Σw², from 1 to K. ``rate_per_unit`` is (row, latent), or None
+    when the KL does not split over latents.
     """
 
     num_samples: int
@@ -72,7 +73,7 @@ def importance(
     if num_samples < 1:
         raise ValueError(f"expected at least 1 draw per row, got {num_samples}")
     parts, done = [], 0
-    with torch.no_grad():
+    with torch.no_grad(), RowsAlike():
         for tile in tiles(x, given):
             parts.append(_weigh(model, tile, num_samples, seed))
             done += tile.count
@@ -118,7 +119,8 @@ def _weigh(
         "log_evidence": log_sum - math.log(num_samples),
         "distortion": -log_likelihood / num_samples,
         "rate": rate,
-        "ess": torch.exp(2 * log_sum - log_sum_squares),
+        # Where no draw can have made x, all weights are alike in being zero: one draw's worth.
+        "ess": torch.where(log_sum > -math.inf, torch.exp(2 * log_sum - log_sum_squares), 1.0),
         "rate_per_unit": None if units is None else units.double().cpu(),
         "means": q.mean.double().cpu(),
     }
