@@ -117,7 +117,7 @@ class OneCovariance(Family):
 
 
 def raw_of(sd: Tensor) -> Tensor:
-    """The raw number that ``positive(raw, 0)`` makes into sd: softplus⁻¹(sd) − softplus⁻¹(1)."""
+    """The raw number that ``positive(raw)`` makes into sd: softplus⁻¹(sd) − softplus⁻¹(1)."""
     return torch.log(torch.expm1(sd)) - math.log(math.expm1(1))
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal, Poisson, kl_divergence
+from torch.distributions import Normal, Poisson, kl_divergence
 
 from oracles import CAUGHT, SURELY_WRONG, chi_square_z, normal, seeded, z_score
 from unveil.distributions import (
+    Binary,
     Cells,
     DiagonalNormal,
     DiscretizedLogistic,
@@ -167,7 +168,7 @@ def test_a_row_with_nothing_observed_has_log_probability_exactly_zero() -> None:
 
 def test_joined_columns_keep_their_places() -> None:
     a = Cells(Normal(doubles(1.0, 3.0), doubles(0.1, 0.2)), event_dims=1)
-    b = Cells(Bernoulli(probs=doubles(0.25)), event_dims=1)
+    b = Cells(Binary(doubles(0.25).logit()), event_dims=1)
     joined = Joined([(torch.tensor([2, 0]), a), (torch.tensor([1]), b)])
     torch.testing.assert_close(joined.mean, doubles(3.0, 0.25, 1.0))
     row = doubles(3.1, 1.0, 0.9)
@@ -182,7 +183,7 @@ def test_joined_columns_keep_their_places() -> None:
 
 DRAWABLE = {
     "normal": Normal(torch.zeros(3), torch.ones(3)),
-    "bernoulli": Bernoulli(probs=torch.full((3,), 0.5)),
+    "binary": Binary(torch.zeros(3)),
     "diagonal": DiagonalNormal(torch.zeros(3), torch.ones(3)),
     "logistic": DiscretizedLogistic(torch.zeros(3), torch.ones(3), step=0.5),
 }

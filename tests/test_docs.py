@@ -1,4 +1,4 @@
-"""What the guides say is so: their code runs, their excerpts are the source, their links lead on."""
+"""What the guides say is so: their code runs, their excerpts are the source, their links lead."""
 
 import ast
 import doctest
@@ -128,7 +128,9 @@ def test_code_named_in_a_link_is_in_the_file_linked_to(page: Path) -> None:
 
 
 def test_the_files_that_a_row_is_followed_through_are_six_and_short() -> None:
-    headings = re.findall(r"^## \d\. .*\((\.\./src/[\w/]+\.py)\)", FOLLOWED.read_text(), re.M)
+    headings = re.findall(
+        r"^## \d\. .*\((\.\./src/[\w/]+\.py)\)", FOLLOWED.read_text(encoding="utf-8"), re.M
+    )
     assert len(set(headings)) == 6
     for target in headings:
         length = len((FOLLOWED.parent / target).read_text(encoding="utf-8").splitlines())

@@ -258,7 +258,7 @@ def test_posterior_and_prior_must_have_as_many_latents() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_raw_zero_is_a_positive_one(dtype: torch.dtype) -> None:
-    assert positive(torch.zeros(33, dtype=dtype), 0.0).eq(1).all()
+    assert positive(torch.zeros(33, dtype=dtype)).eq(1).all()
 
 
 # ---- priors and posteriors ---------------------------------------------------------------------

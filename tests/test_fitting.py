@@ -233,6 +233,22 @@ def test_missing_cells_are_fitted_evaluated_and_decoded() -> None:
     assert np.isfinite(fitted.reconstruct(holes)).all()
 
 
+def test_rows_that_show_nothing_are_not_trained_on() -> None:
+    table = np.concatenate([TABLE, np.full((7, 5), np.nan)])
+    planned = plan(table, epochs=1)
+    assert len(planned.training) + len(planned.held_out) == len(TABLE)
+
+
+def test_a_single_row_says_nothing_of_collapse() -> None:
+    fitted = fit(TABLE, epochs=1)
+    assert not any("latent" in warning for warning in fitted.evaluate(TABLE[:1] + 9).warnings)
+
+
+def test_a_spread_for_zeros_and_ones_is_refused() -> None:
+    with pytest.raises(InputError, match="these are all 0 or 1; leave scale out"):
+        plan((TABLE > 0).astype(float), likelihood="bernoulli:scale=cell")
+
+
 def test_a_constant_column_is_set_aside_and_put_back() -> None:
     table = np.column_stack([TABLE, np.full(len(TABLE), 3.5)])
     planned = plan(table, epochs=1)
@@ -260,6 +276,7 @@ def test_mixed_columns_are_fitted_together() -> None:
         ({"likelihood": "poisson"}, "expected the likelihood to be one of auto, bernoulli"),
         ({"likelihood": "gaussian:scale=x"}, "expected the likelihood's scale to be one of column"),
         ({"likelihood": "gaussian:size=2"}, "expected no option of a likelihood but scale"),
+        ({"likelihood": "gaussian:scale=1"}, "expected the likelihood's scale to be one of column"),
         ({"likelihood": "bernoulli"}, "expected values between two known ends"),
         ({"likelihood": "discretized_logistic"}, "for the discretized_logistic likelihood"),
         ({"objective": "elb"}, "expected the objective to be one of elbo, sampled_elbo, iwae"),

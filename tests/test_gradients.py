@@ -145,7 +145,7 @@ class Squared(Family):
     event_shape, num_parameters = (1,), 2
 
     def forward(self, raw: Tensor) -> DiagonalNormal:
-        return DiagonalNormal(raw[..., :1], positive(raw[..., 1:], 0.0).square())
+        return DiagonalNormal(raw[..., :1], positive(raw[..., 1:]).square())
 
 
 class MeanLogWeight(Objective):

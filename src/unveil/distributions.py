@@ -4,12 +4,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import singledispatch
-from typing import cast, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.distributions import Bernoulli, Distribution, Normal, register_kl
+from torch.distributions import Distribution, Normal, register_kl
 from torch.distributions.constraints import Constraint
 
 LOG_2PI = math.log(2 * math.pi)
@@ -41,19 +41,41 @@ def _(distribution: Normal, shape: Sequence[int], generator: Generator) -> Tenso
     )
 
 
-@draw.register
-def _(distribution: Bernoulli, shape: Sequence[int], generator: Generator) -> Tensor:
-    p = cast(Tensor, distribution.probs).detach()
-    u = torch.rand((*shape, *p.shape), generator=generator, device=p.device, dtype=p.dtype)
-    return (u < p).to(p.dtype)
-
-
 class Plain(Distribution, ABC):
     """A distribution that leaves torch nothing to validate: families make only legal parameters."""
 
     @property
     def arg_constraints(self) -> dict[str, Constraint]:
         return {}
+
+
+@final
+class Binary(Plain):
+    """Values 0 and 1: log P(x) = log σ(±logit), + for a 1 and − for a 0.
+
+    One product and one pass, where torch's Bernoulli takes five over the same cells.
+
+    >>> Binary(torch.zeros(2)).log_prob(torch.tensor([0.0, 1.0])).exp()
+    tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return F.logsigmoid((2 * value - 1) * self.logits)
+
+
+@draw.register
+def _(distribution: Binary, shape: Sequence[int], generator: Generator) -> Tensor:
+    p = distribution.mean.detach()
+    u = torch.rand((*shape, *p.shape), generator=generator, device=p.device, dtype=p.dtype)
+    return (u < p).to(p.dtype)
 
 
 @final
@@ -114,7 +136,7 @@ class Joined(Plain):
     indices name every column 0 … d−1 once.
 
     >>> a = Cells(Normal(torch.zeros(2), torch.ones(2)), event_dims=1)
-    >>> b = Cells(Bernoulli(logits=torch.zeros(1)), event_dims=1)
+    >>> b = Cells(Binary(torch.zeros(1)), event_dims=1)
     >>> joined = Joined([(torch.tensor([0, 2]), a), (torch.tensor([1]), b)])
     >>> joined.mean
     tensor([0.0000, 0.5000, 0.0000])

@@ -14,19 +14,19 @@ from unveil.shapes import Given
 _RAW_OF_ONE = math.log(math.e - 1)  # softplus of this is 1
 
 
-def positive(raw: Tensor, floor: float | Tensor) -> Tensor:
-    """A positive number from an unconstrained one: floor + softplus(raw + log(e − 1)).
+def positive(raw: Tensor) -> Tensor:
+    """A positive number from an unconstrained one: softplus(raw + log(e − 1)).
 
-    A raw 0 gives 1 (plus the floor), large values grow linearly, so that no overflow follows.
+    A raw 0 gives 1, and large values grow linearly, so that no overflow follows.
 
-    >>> float(positive(torch.zeros(()), 0.0))
+    >>> float(positive(torch.zeros(())))
     1.0
     """
-    return floor + F.softplus(raw + _RAW_OF_ONE)
+    return F.softplus(raw + _RAW_OF_ONE)
 
 
 def raw_of(value: Tensor) -> Tensor:
-    """The unconstrained number that ``positive`` (with no floor) makes into ``value``.
+    """The unconstrained number that ``positive`` makes into ``value``.
 
     >>> float(raw_of(torch.ones(())))
     0.0

@@ -43,8 +43,8 @@ from unveil.units import posterior_moments
 FORMAT_VERSION = 1
 # The files that are never rewritten; model.json holds their checksums.
 MODEL_FILES = ("model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors")
-# Enough draws for a first honest bound without making a short fit wait for it.
-DRAWS = 100
+# Draws of z per row when a model is evaluated, unless asked for otherwise.
+DRAWS = 1000
 ROWS_DECODED_AT_ONCE = 1024
 HELD_OUT_ROWS = "held-out rows (they chose the weights)"
 

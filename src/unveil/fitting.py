@@ -18,7 +18,7 @@ from unveil.data.read import Rows, read
 from unveil.data.schema import Schema, infer
 from unveil.errors import InputError
 from unveil.feed import to_source, to_tensor
-from unveil.fitted import DRAWS, HELD_OUT_ROWS, Fitted
+from unveil.fitted import HELD_OUT_ROWS, Fitted
 from unveil.judge import judge
 from unveil.settings import Settings
 from unveil.storage import Checkpoints, read_document, write_document
@@ -28,6 +28,8 @@ HELD_OUT = 0.1
 # Enough rows to choose the weights by; more would be kept from training for little.
 MOST_HELD_OUT_BY_DEFAULT = 5_000
 SETTINGS = "settings.json"
+# Enough for a first honest bound without making a short fit wait for it.
+DRAWS_AFTER_FIT = 100
 
 
 @final
@@ -70,7 +72,7 @@ def plan(
     registry.objective(objective)
     rows = read(data, label=label, drop=drop)
     schema, scale = registry.read_as(likelihood, infer(rows))
-    rows = fits(schema, rows)
+    rows = _with_something_observed(fits(schema, rows))
     keys = digests(rows.values)
     if validation is None:
         validation = min(HELD_OUT, MOST_HELD_OUT_BY_DEFAULT / len(rows))
@@ -152,7 +154,7 @@ def carry_out(
             baselines,
             planned.held_out,
             binarisation_seed=settings.seed,
-            draws=DRAWS,
+            draws=DRAWS_AFTER_FIT,
             seed=0,
             split=HELD_OUT_ROWS,
         ),
@@ -226,6 +228,12 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"expected {name} to be on this machine, but it is not; use --device auto")
     return device
+
+
+def _with_something_observed(rows: Rows) -> Rows:
+    """The rows without those that show nothing: they say nothing of the data either."""
+    observed = (~np.isnan(rows.values)).reshape(len(rows), -1).sum(axis=1)
+    return rows if observed.all() else rows.take(np.flatnonzero(observed))
 
 
 def _require_sizes(latent: int | None, epochs: int | None, max_minutes: float | None) -> None:

@@ -11,11 +11,10 @@ from typing import cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Normal
 
 from unveil import distributions
-from unveil.distributions import Cells, Joined
+from unveil.distributions import Binary, Cells, Joined
 from unveil.families import Family, as_shape, positive, split_parameters
 
 # A cell that was always 0 may still be 1 in a new row.
@@ -37,8 +36,7 @@ class Bernoulli(Family):
 
     def forward(self, raw: Tensor) -> Cells:
         (logits,) = split_parameters(raw, self.event_shape)
-        base = TorchBernoulli(logits=logits, validate_args=False)
-        return Cells(base, event_dims=len(self.event_shape))
+        return Cells(Binary(logits), event_dims=len(self.event_shape))
 
     def start(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.flatten().clamp(FARTHEST_START, 1 - FARTHEST_START))
@@ -81,7 +79,7 @@ class ColumnScale(Scale):
         self.raw = nn.Parameter(torch.zeros(as_shape(event_shape)))
 
     def forward(self, predicted: Sequence[Tensor], floor: Tensor) -> Tensor:
-        return positive(self.raw, floor)
+        return floor + positive(self.raw)
 
 
 @final
@@ -92,7 +90,7 @@ class CellScale(Scale):
 
     def forward(self, predicted: Sequence[Tensor], floor: Tensor) -> Tensor:
         (raw,) = predicted
-        return positive(raw, floor)
+        return floor + positive(raw)
 
 
 class LocationScale(Family, ABC):

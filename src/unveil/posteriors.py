@@ -28,4 +28,4 @@ class DiagonalGaussian(Family):
 
     def forward(self, raw: Tensor) -> DiagonalNormal:
         loc, raw_scale = split_parameters(raw, self.event_shape)
-        return DiagonalNormal(loc, positive(raw_scale, 0.0).clamp_min(SMALLEST_SD))
+        return DiagonalNormal(loc, positive(raw_scale).clamp_min(SMALLEST_SD))

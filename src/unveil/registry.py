@@ -147,7 +147,12 @@ def read_as(text: str, schema: Schema) -> tuple[Schema, str]:
         )
     name = str(spec.options.get("scale", "column"))
     _resolve("the likelihood's scale", SCALES, name)
-    return reading(schema), name
+    schema = reading(schema)
+    if "scale" in spec.options and not any(c.kind in (REAL, GRID) for c in schema.columns):
+        raise InputError(
+            "expected a scale for columns with a spread, but these are all 0 or 1; leave scale out"
+        )
+    return schema, name
 
 
 def _make(what: str, constructor: Callable[..., T], spec: Spec) -> T:

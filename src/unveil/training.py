@@ -181,13 +181,14 @@ def train(
     """
     objective, recipe = objective or ELBO(), recipe or Recipe()
     source = Stored(x) if isinstance(x, Tensor) else x
-    batch_size = min(recipe.batch_size, len(source))
+    rows = _rows_to_train_on(x)
+    batch_size = min(recipe.batch_size, len(rows))
     if batch_size == 0:
         raise ValueError("expected at least one row to train on, got none")
     if epochs is None and max_minutes is None:
         raise ValueError("expected an end to the run, got none; give epochs or max_minutes")
     # Rows beyond the last whole batch wait for the next epoch's order.
-    steps_per_epoch = len(source) // batch_size
+    steps_per_epoch = len(rows) // batch_size
     total_steps = CLOCKED_STEPS if epochs is None else max(1, epochs * steps_per_epoch)
     objective = objective.scheduled(total_steps)
     device = next(model.parameters()).device
@@ -226,7 +227,8 @@ def train(
         epoch, position = divmod(count, steps_per_epoch)
         if epoch != order_of:
             shuffle = generator(seed, "order", epoch)
-            order, order_of = torch.randperm(len(source), generator=shuffle).to(device), epoch
+            order = rows[torch.randperm(len(rows), generator=shuffle)].to(device)
+            order_of = epoch
         index = order[position * batch_size : (position + 1) * batch_size]
         randomness = generator(seed, "train", count, device=device)
         batch = Batch(source.batch(index, randomness), None if given is None else given[index])
@@ -350,11 +352,17 @@ def held_out_figures(
     }
 
 
+def _rows_to_train_on(x: Rows | Source) -> Tensor:
+    """The places of the rows with anything observed; a row that shows nothing teaches nothing."""
+    if isinstance(x, Source):
+        return torch.arange(len(x))
+    return (~torch.isnan(x)).flatten(1).any(1).nonzero()[:, 0].cpu()
+
+
 def load(model: LatentVariableModel, parameters: Tensors) -> None:
-    """Put parameters into the model, in place."""
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(parameters[name])
+    """Give the model copies of parameters; what it held before is left as it was."""
+    for name, p in model.named_parameters():
+        p.data = parameters[name].clone()
 
 
 def _copies(parameters: Tensors) -> Tensors:

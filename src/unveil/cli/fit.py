@@ -31,7 +31,10 @@ def fit(
         str, Parameter(help="auto, bernoulli, gaussian or discretized_logistic[:scale=cell].")
     ] = "auto",
     objective: Annotated[
-        str, Parameter(help="elbo[:beta=B,warmup_steps=N], sampled_elbo or iwae[:num_samples=K].")
+        str,
+        Parameter(
+            help="elbo[:beta=B,warmup_steps=N,num_samples=K], sampled_elbo or iwae[:num_samples=K]."
+        ),
     ] = "elbo",
     epochs: Annotated[int | None, Parameter(help="Passes over the training rows.")] = None,
     max_minutes: Annotated[float | None, Parameter(help="Longest time to train.")] = None,

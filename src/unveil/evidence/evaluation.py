@@ -18,6 +18,8 @@ from unveil.units import active_units, collapse_warning
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # Fewer effective draws than this say little about a row's evidence beyond the ELBO.
 FEWEST_EFFECTIVE_DRAWS = 10
+# Whether a latent varies over the data cannot be told from fewer rows.
+FEWEST_ROWS_TO_JUDGE_LATENTS = 50
 
 
 @final
@@ -102,6 +104,8 @@ def evaluate(
     dims = math.prod(x.shape[1:])
     lower = lower_bound(result, x, seed)
     active = active_units(result.means)
+    collapse = collapse_warning(active.tolist())
+    judged = len(x) >= FEWEST_ROWS_TO_JUDGE_LATENTS
     units = result.rate_per_unit
     ess = torch.quantile(result.ess, torch.tensor(QUANTILES, dtype=torch.float64))
     bits = None
@@ -125,7 +129,7 @@ def evaluate(
         kl_per_unit=None if units is None else units.mean(0).tolist(),
         ess={f"{q:g}": float(value) for q, value in zip(QUANTILES, ess, strict=True)},
         baselines=baselines or {"independent": None, "ppca": None},
-        warnings=tuple(filter(None, (collapse_warning(active.tolist()),))) + lower.warnings,
+        warnings=((collapse,) if collapse is not None and judged else ()) + lower.warnings,
     )
 
 
