@@ -286,7 +286,7 @@ def test_the_best_weights_are_chosen_by_the_objective_that_was_asked_for() -> No
     best = max(trained.history, key=lambda line: line["objective"])
     assert best is not max(trained.history, key=lambda line: line["elbo"])
     assert best is not trained.history[-1]
-    left = held_out_figures(model, HELD_OUT[:8], objective, 120, 0)
+    left, _ = held_out_figures(model, HELD_OUT[:8], objective, 120, 0)
     assert {k: left[k] for k in ("objective", "elbo")} == {
         k: best[k] for k in ("objective", "elbo")
     }
@@ -299,7 +299,7 @@ def test_no_weights_are_chosen_before_the_warm_up_is_over() -> None:
     settled = [line for line in trained.history if line["step"] > 70]
     best_settled = max(settled, key=lambda line: line["objective"])
     assert best["step"] <= 70
-    left = held_out_figures(model, HELD_OUT[:8], objective, 120, 0)
+    left, _ = held_out_figures(model, HELD_OUT[:8], objective, 120, 0)
     assert left["objective"] == best_settled["objective"]
 
 
@@ -341,7 +341,7 @@ def test_an_interrupted_run_leaves_the_best_weights_so_far() -> None:
     )
     best = max(line["objective"] for line in trained.history)
     assert trained.ending == "interrupted"
-    assert held_out_figures(model, HELD_OUT[:8], objective, 120, 0)["objective"] == best
+    assert held_out_figures(model, HELD_OUT[:8], objective, 120, 0)[0]["objective"] == best
 
 
 def test_training_makes_the_model_better() -> None:

@@ -20,7 +20,7 @@ from unveil.latent import LatentVariableModel
 from unveil.noise import generator
 from unveil.objectives import ELBO, Objective
 from unveil.shapes import Given, Rows
-from unveil.step import Batch, Recipe, State, Tensors, begin, compiled_step, eager_step
+from unveil.step import Batch, Info, Recipe, State, Tensors, begin, compiled_step, eager_step
 from unveil.tiles import RowsAlike, tiles
 from unveil.units import active_units, collapse_warning
 
@@ -91,55 +91,54 @@ class Trained:
 @final
 @dataclass(kw_only=True)
 class _Run:
-    """What a run carries from step to step besides the training state."""
+    """What a run carries from step to step: the training state, the best weights, its history."""
 
     state: State
-    best: Tensors
-    best_value: float = -math.inf
+    best: Tensors = field(default_factory=dict)
+    best_value: float | None = None
     best_fraction: float = 0.0
+    count: int = 0
+    epochs: int = 0
     epoch_sum: float = 0.0
     epoch_rows: int = 0
     seconds: float = 0.0
     history: History = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    _DOCUMENT = ("best_value", "best_fraction", "epoch_sum", "epoch_rows", "seconds", "history",
-                 "warnings")  # fmt: skip
+    def take(self, info: Info, rows: int, seconds: float) -> None:
+        """Count one step over so many rows."""
+        self.count += 1
+        self.epoch_sum += float(info.value) * rows
+        self.epoch_rows += rows
+        self.seconds = seconds
+
+    def mean_of_epoch(self) -> float:
+        """The mean training objective per row since the last epoch ended, and begin the next."""
+        mean = self.epoch_sum / self.epoch_rows
+        self.epochs, self.epoch_sum, self.epoch_rows = self.epochs + 1, 0.0, 0
+        return mean
 
     def tensors(self) -> Tensors:
-        groups = {
-            "parameters": self.state.parameters,
-            "first_moment": self.state.first_moment,
-            "second_moment": self.state.second_moment,
-            "best": self.best,
-        }
+        """All tensors under flat names, for safetensors."""
+        groups = {**self.state._asdict(), "best": self.best}
+        step = groups.pop("step")
         flat = {f"{g}/{name}": t for g, named in groups.items() for name, t in named.items()}
-        return flat | {"step": self.state.step}
+        return flat | {"step": step}
 
     def document(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in self._DOCUMENT}
-        return plain | {"best_value": None if self.best_value == -math.inf else self.best_value}
+        """All that is no tensor, as plain JSON."""
+        return {name: value for name, value in vars(self).items() if name not in ("state", "best")}
 
     @classmethod
     def restore(cls, tensors: Tensors, document: dict[str, Any], device: torch.device) -> "_Run":
-        def group(name: str) -> Tensors:
-            start = f"{name}/"
-            return {
-                k[len(start) :]: t.to(device) for k, t in tensors.items() if k.startswith(start)
-            }
-
-        best_value = document["best_value"]
-        return cls(
-            state=State(
-                group("parameters"),
-                group("first_moment"),
-                group("second_moment"),
-                tensors["step"].to(device),
-            ),
-            best=group("best"),
-            **{name: document[name] for name in cls._DOCUMENT if name != "best_value"},
-            best_value=-math.inf if best_value is None else best_value,
-        )
+        """The run that ``tensors`` and ``document`` were taken from."""
+        groups: dict[str, Tensors] = {name: {} for name in (*State._fields, "best")}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = tensor.to(device)
+        step = groups.pop("step")[""]
+        best = groups.pop("best")
+        return cls(state=State(**groups, step=step), best=best, **document)
 
 
 def train(
@@ -180,127 +179,172 @@ def train(
     'finished'
     """
     objective, recipe = objective or ELBO(), recipe or Recipe()
-    source = Stored(x) if isinstance(x, Tensor) else x
-    rows = _rows_to_train_on(x)
-    batch_size = min(recipe.batch_size, len(rows))
-    if batch_size == 0:
-        raise ValueError("expected at least one row to train on, got none")
     if epochs is None and max_minutes is None:
         raise ValueError("expected an end to the run, got none; give epochs or max_minutes")
-    # Rows beyond the last whole batch wait for the next epoch's order.
-    steps_per_epoch = len(rows) // batch_size
-    total_steps = CLOCKED_STEPS if epochs is None else max(1, epochs * steps_per_epoch)
-    objective = objective.scheduled(total_steps)
+    source = Stored(x) if isinstance(x, Tensor) else x
+    order = _Order(rows=_rows_to_train_on(x), batch_size=recipe.batch_size, seed=seed)
+    length = _Length.of(epochs, max_minutes, order.steps_per_epoch)
+    objective = objective.scheduled(length.total_steps)
+    judge = _Judge(objective, held_out, held_out_given, length, recipe, seed)
     device = next(model.parameters()).device
+    step = (compiled_step if recipe.compiled else eager_step)(model, objective, recipe)
 
-    make = compiled_step if recipe.compiled else eager_step
-    step = make(model, objective, recipe)
     saved = None if checkpoints is None else checkpoints.latest()
-    if saved is None:
-        state = begin(model)
-        run = _Run(state=state, best=_copies(state.parameters))
-    else:
-        run = _Run.restore(*saved, device)
-
-    started = time.monotonic() - run.seconds
-    last_save = started + run.seconds
+    run = _Run(state=begin(model)) if saved is None else _Run.restore(*saved, device)
+    started, last_save = time.monotonic() - run.seconds, time.monotonic()
     ending = "finished"
-    count = int(run.state.step)
-
-    def fraction() -> float:
-        """The share of the run that is over: by steps, by the clock, or whichever is ahead."""
-        by_steps = 0.0 if epochs is None else count / total_steps
-        by_clock = 0.0 if max_minutes is None else run.seconds / (60 * max_minutes)
-        return min(1.0, max(by_steps, by_clock))
-
-    def save() -> None:
-        if checkpoints is not None:
-            checkpoints.save(count, run.tensors(), run.document())
-
-    order = torch.empty(0)
-    order_of = -1
-    evaluated_at = run.history[-1]["fraction"] if run.history else 0.0
-    while fraction() < 1:
+    while (share := length.fraction(run.count, run.seconds)) < 1:
         if should_stop():
             ending = "interrupted"
             break
-        epoch, position = divmod(count, steps_per_epoch)
-        if epoch != order_of:
-            shuffle = generator(seed, "order", epoch)
-            order = rows[torch.randperm(len(rows), generator=shuffle)].to(device)
-            order_of = epoch
-        index = order[position * batch_size : (position + 1) * batch_size]
-        randomness = generator(seed, "train", count, device=device)
+        if judge.has_waited_long_enough(run, share):
+            ending = "no longer improving"
+            break
+        index = order.batch(run.count).to(device)
+        randomness = generator(seed, "train", run.count, device=device)
         batch = Batch(source.batch(index, randomness), None if given is None else given[index])
         noise = torch.randn(
-            (objective.num_samples, batch_size, model.num_latents),
+            (objective.num_samples, len(index), model.num_latents),
             generator=randomness,
             device=device,
             dtype=batch.x.dtype,
         )
-        share = fraction()
-        rate = learning_rate(share, count, total_steps, recipe)
-        run.state, info = step(
-            run.state,
-            batch,
-            noise,
-            torch.tensor(share * total_steps, device=device),
-            torch.tensor(rate, device=device),
-        )
+        rate = learning_rate(share, run.count, length.total_steps, recipe)
+        clock = torch.tensor(share * length.total_steps, device=device)
+        run.state, info = step(run.state, batch, noise, clock, torch.tensor(rate, device=device))
         if not info.finite:
-            save()
+            _save(run, checkpoints)
             load(model, run.state.parameters)
-            raise NonFiniteError(_what_is_not_finite(model, batch, noise, index, count))
-        count += 1
-        run.epoch_sum += float(info.value) * batch_size
-        run.epoch_rows += batch_size
-        run.seconds = time.monotonic() - started
+            raise NonFiniteError(_what_is_not_finite(model, batch, noise, index, run.count))
+        run.take(info, len(index), time.monotonic() - started)
 
-        if count % steps_per_epoch:
+        fraction = length.fraction(run.count, run.seconds)
+        if run.count % order.steps_per_epoch and fraction < 1:
             continue
-        training = run.epoch_sum / run.epoch_rows
-        run.epoch_sum, run.epoch_rows = 0.0, 0
-        warning = None
-        if fraction() - evaluated_at >= 1 / EVALUATIONS or fraction() == 1:
-            evaluated_at = fraction()
-            load(model, run.state.parameters)
-            line = {
-                "step": count,
-                "epoch": count // steps_per_epoch,
-                "seconds": run.seconds,
-                "fraction": evaluated_at,
-                "learning_rate": rate,
-                "training": training,
-            }
-            if held_out is not None:
-                line |= held_out_figures(
-                    model, held_out, objective, total_steps, seed, held_out_given
-                )
-                if share * total_steps >= objective.warmup and line["objective"] > run.best_value:
-                    run.best_value, run.best_fraction = line["objective"], evaluated_at
-                    run.best = _copies(run.state.parameters)
-                warning = _collapse(line, run, evaluated_at)
-            run.history.append(line)
+        warning = judge.look(model, run, fraction, rate)
+        epoch = run.count // order.steps_per_epoch
+        latest = run.history[-1] if run.history else None
         on_progress(
             Progress(
-                fraction=fraction(),
-                epoch=count // steps_per_epoch,
-                seconds=run.seconds,
-                latest=run.history[-1] if run.history else None,
-                warning=warning,
+                fraction=fraction, epoch=epoch, seconds=run.seconds, latest=latest, warning=warning
             )
         )
-        if run.best_value > -math.inf and fraction() - run.best_fraction > recipe.patience:
-            ending = "no longer improving"
-            break
         if time.monotonic() - last_save > SECONDS_BETWEEN_CHECKPOINTS:
-            save()
+            _save(run, checkpoints)
             last_save = time.monotonic()
-    save()
-    load(model, run.best if run.best_value > -math.inf else run.state.parameters)
+    _save(run, checkpoints)
+    load(model, run.best or run.state.parameters)
     return Trained(
         history=run.history, ending=ending, warnings=tuple(run.warnings), state=run.state
     )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Length:
+    """How long a run is, and how much of it is over: by steps, by the clock, or what is ahead.
+
+    ``total_steps`` is what schedules count in; a run limited by the clock alone is counted as
+    ``CLOCKED_STEPS``, whatever number it will take.
+    """
+
+    total_steps: int
+    counts_steps: bool
+    max_seconds: float
+
+    @classmethod
+    def of(cls, epochs: int | None, max_minutes: float | None, steps_per_epoch: int) -> "_Length":
+        return cls(
+            total_steps=CLOCKED_STEPS if epochs is None else max(1, epochs * steps_per_epoch),
+            counts_steps=epochs is not None,
+            max_seconds=math.inf if max_minutes is None else 60 * max_minutes,
+        )
+
+    def fraction(self, count: int, seconds: float) -> float:
+        by_steps = count / self.total_steps if self.counts_steps else 0.0
+        return min(1.0, max(by_steps, seconds / self.max_seconds))
+
+
+@final
+class _Order:
+    """Which rows each step takes: a new order every epoch, a function of (seed, epoch) alone.
+
+    Rows beyond the last whole batch wait for the next epoch's order.
+    """
+
+    def __init__(self, *, rows: Tensor, batch_size: int, seed: int) -> None:
+        if len(rows) == 0:
+            raise ValueError("expected at least one row to train on, got none")
+        self._rows, self._seed = rows, seed
+        self._size = min(batch_size, len(rows))
+        self.steps_per_epoch = len(rows) // self._size
+        self._epoch, self._shuffled = -1, rows
+
+    def batch(self, count: int) -> Tensor:
+        """The places of the rows that step number ``count`` takes, (row,)."""
+        epoch, position = divmod(count, self.steps_per_epoch)
+        if epoch != self._epoch:
+            shuffle = generator(self._seed, "order", epoch)
+            self._epoch = epoch
+            self._shuffled = self._rows[torch.randperm(len(self._rows), generator=shuffle)]
+        return self._shuffled[position * self._size : (position + 1) * self._size]
+
+
+@final
+@dataclass(frozen=True)
+class _Judge:
+    """Looks at a run on held-out rows: writes its history, keeps its best weights, ends it."""
+
+    objective: Objective
+    held_out: Float[Tensor, "held_out *event"] | None
+    given: Float[Tensor, "held_out covariate"] | None
+    length: _Length
+    recipe: Recipe
+    seed: int
+
+    def look(
+        self, model: LatentVariableModel, run: _Run, fraction: float, learning_rate: float
+    ) -> str | None:
+        """Add a line to the history when one is due; returns a warning when there is a new one."""
+        training = run.mean_of_epoch()
+        looked_at = run.history[-1]["fraction"] if run.history else 0.0
+        if fraction - looked_at < 1 / EVALUATIONS and fraction < 1:
+            return None
+        line: dict[str, Any] = {
+            "step": run.count,
+            "epoch": run.epochs,
+            "seconds": run.seconds,
+            "fraction": fraction,
+            "learning_rate": learning_rate,
+            "training": training,
+        }
+        run.history.append(line)
+        if self.held_out is None:
+            return None
+        load(model, run.state.parameters)
+        total = self.length.total_steps
+        figures, active = held_out_figures(
+            model, self.held_out, self.objective, total, self.seed, self.given
+        )
+        line |= figures
+        warm = fraction * total >= self.objective.warmup
+        if warm and (run.best_value is None or line["objective"] > run.best_value):
+            run.best_value, run.best_fraction = line["objective"], fraction
+            run.best = {name: p.clone() for name, p in run.state.parameters.items()}
+        warning = collapse_warning(active.tolist())
+        if warning is None or run.warnings or fraction < SHARE_BEFORE_COLLAPSE_WARNING:
+            return None
+        run.warnings.append(warning)
+        return warning
+
+    def has_waited_long_enough(self, run: _Run, fraction: float) -> bool:
+        """Whether the share of the run since its best value is more than patience allows."""
+        return run.best_value is not None and fraction - run.best_fraction > self.recipe.patience
+
+
+def _save(run: _Run, checkpoints: Saves | None) -> None:
+    if checkpoints is not None:
+        checkpoints.save(run.count, run.tensors(), run.document())
 
 
 def learning_rate(fraction: float, step: int, total_steps: int, recipe: Recipe) -> float:
@@ -321,8 +365,9 @@ def held_out_figures(
     total_steps: int,
     seed: int,
     given: Given = None,
-) -> dict[str, Any]:
-    """The objective at its final settings and the β = 1 ELBO with its two terms, nats per row.
+) -> tuple[dict[str, Any], Tensor]:
+    """The objective at its final settings and the β = 1 ELBO with its two terms, nats per row;
+    and which latents are active.
 
     Every row has its own noise, the same at each call, so that successive figures are paired.
     """
@@ -342,14 +387,14 @@ def held_out_figures(
             means.append(q.mean[: tile.count])
     value, rate, distortion = (sums / len(x)).tolist()
     active = active_units(torch.cat(means))
-    return {
+    figures = {
         "objective": value,
         "elbo": -(rate + distortion),
         "rate": rate,
         "distortion": distortion,
         "active_units": int(active.sum()),
-        "active": active.tolist(),
     }
+    return figures, active
 
 
 def _rows_to_train_on(x: Rows | Source) -> Tensor:
@@ -363,19 +408,6 @@ def load(model: LatentVariableModel, parameters: Tensors) -> None:
     """Give the model copies of parameters; what it held before is left as it was."""
     for name, p in model.named_parameters():
         p.data = parameters[name].clone()
-
-
-def _copies(parameters: Tensors) -> Tensors:
-    return {name: p.clone() for name, p in parameters.items()}
-
-
-def _collapse(line: dict[str, Any], run: _Run, fraction: float) -> str | None:
-    """The collapse warning, once, when the model has had time to use its latents."""
-    warning = collapse_warning(line.pop("active"))
-    if warning is None or run.warnings or fraction < SHARE_BEFORE_COLLAPSE_WARNING:
-        return None
-    run.warnings.append(warning)
-    return warning
 
 
 def _what_is_not_finite(
