@@ -48,7 +48,7 @@ class Grid:
             return each.repeat_interleave(schema.dims // len(columns))
 
         return cls(
-            step=per_cell(c.step / c.unit for c in columns),
+            step=per_cell(c.spacing for c in columns),
             low=per_cell((c.low - c.shift) / c.unit for c in columns),
             high=per_cell((c.high - c.shift) / c.unit for c in columns),
             log_unit=per_cell(math.log(c.unit) for c in columns),
@@ -86,7 +86,7 @@ class Independent:
             cells = torch.zeros_like(rows)
             cells[:, grid.counted] = self._counted(rows[:, grid.counted], grid)
             cells[:, ~grid.counted] = self._curve(rows[:, ~grid.counted], grid)
-            total[start : start + ROWS_PER_BLOCK] = cells.nan_to_num(nan=0.0).sum(-1)
+            total[start : start + ROWS_PER_BLOCK] = torch.where(rows.isnan(), 0.0, cells).sum(-1)
         return total
 
     def _counted(self, x: Tensor, grid: Grid) -> Tensor:
@@ -124,8 +124,9 @@ def fit_independent(x: Flat, grid: Grid) -> Independent:
     possible = torch.arange(levels) < grid.levels[grid.counted, None]
     smoothed = torch.where(possible, counts + 1, 0.0)
     curve = x[:, ~grid.counted]
-    mean = curve.nanmean(0)
-    sd = (curve - mean).square().nanmean(0).sqrt().clamp(min=1e-6)
+    # A column that these rows never show keeps the schema's centre and unit.
+    mean = curve.nanmean(0).nan_to_num(nan=0.0)
+    sd = (curve - mean).square().nanmean(0).sqrt().nan_to_num(nan=1.0).clamp(min=1e-6)
     return Independent(
         log_table=torch.log(smoothed / smoothed.sum(-1, keepdim=True)), mean=mean, sd=sd
     )

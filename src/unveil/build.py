@@ -104,7 +104,7 @@ def _discretized_logistic(
     return DiscretizedLogistic(
         event_shape,
         registry.scale(scale, event_shape),
-        step=in_units([column.step / column.unit for column in columns]),
+        step=in_units([column.spacing for column in columns]),
         low=in_units([(column.low - column.shift) / column.unit for column in columns]),
         high=in_units([(column.high - column.shift) / column.unit for column in columns]),
     )

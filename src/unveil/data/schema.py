@@ -72,6 +72,14 @@ class Column:
         return self.kind == CONSTANT
 
     @property
+    def spacing(self) -> float:
+        """Between neighbouring values in model units; 0 for real.
+
+        A binarized cell is drawn as 0 or 1, whatever grey levels it came from.
+        """
+        return 1.0 if self.kind == BINARIZED else self.step / self.unit
+
+    @property
     def is_bounded(self) -> bool:
         """Whether the grid has both ends."""
         return isfinite(self.low) and isfinite(self.high)
