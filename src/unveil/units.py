@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from unveil.distributions import DiagonalNormal, kl_per_unit
+from unveil.distributions import DiagonalNormal, Pushforward, kl_per_unit
 from unveil.latent import LatentVariableModel
-from unveil.shapes import Given, PerUnit, Rows
+from unveil.shapes import Given, PerRow, PerUnit, Rows
 from unveil.tiles import RowsAlike, tiles
 
 # Burda et al. 2016, section 5: a unit is active when its posterior mean varies over the data.
 ACTIVE_VARIANCE = 0.01
+FEWEST_ROWS_TO_JUDGE = 50
 
 
 def posterior_moments(
@@ -49,22 +50,30 @@ def rate_per_unit(q: Distribution, p: Distribution) -> Tensor | None:
     return None
 
 
-def collapse_warning(active: Sequence[bool]) -> str | None:
+def rate(q: Pushforward, p: Distribution, z: Tensor) -> PerRow:
+    """KL(q‖p) per row, nats: in closed form where it splits over latents, else from draws z ~ q."""
+    units = rate_per_unit(q, p)
+    return (q.log_prob(z) - p.log_prob(z)).mean(0) if units is None else units.sum(-1)
+
+
+def collapse_warning(active: Sequence[bool], rows: int) -> str | None:
     """A sentence that names the unused latents and the cure, or None when all are used.
 
-    >>> print(collapse_warning([True, False]))
+    Whether a latent varies over the data cannot be told from few ``rows``: then None.
+
+    >>> print(collapse_warning([True, False], rows=100))
     latent 1 of 2 carries nothing (its posterior is the prior): the model has pruned it, and \
 fewer latents would do as well
     """
     unused = [str(unit) for unit, used in enumerate(active) if not used]
-    if not unused:
+    if not unused or rows < FEWEST_ROWS_TO_JUDGE:
         return None
     total = len(active)
     if len(unused) == total:
         return (
             f"all {total} latents have collapsed (every posterior is the prior), so the decoder "
-            "ignores z; warm the rate up for longer (--objective elbo:warmup_steps=...), train "
-            "longer, or lower beta"
+            "ignores z; warm the rate up for longer (a larger warmup_steps), train longer, or "
+            "lower beta"
         )
     if len(unused) == 1:
         return (

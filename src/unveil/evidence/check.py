@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
+from unveil.evidence.evaluation import draw_error
 from unveil.evidence.importance import importance
 from unveil.evidence.linear_gaussian import GaussianPosterior, LinearGaussian
 from unveil.families import Conditional, raw_of
@@ -14,6 +15,7 @@ from unveil.latent import VAE
 from unveil.likelihoods import FixedScale, Gaussian
 from unveil.networks import linear
 from unveil.noise import generator
+from unveil.objectives import ELBO, SampledELBO
 from unveil.posteriors import DiagonalGaussian
 from unveil.priors import StandardNormal
 
@@ -102,24 +104,32 @@ def _draw_rows(model: LinearGaussian, randomness: Generator) -> Tensor:
 
 
 def _estimates(title: str, model: LinearGaussian, x: Tensor, seed: int) -> list[Estimate]:
-    """The package's ELBO and importance-weighted evidence beside the closed forms."""
+    """Every objective and the importance-weighted evidence beside the closed forms."""
     q = model.mean_field_posterior()
-    result = importance(linear_vae(model, q), x, num_samples=DRAWS, seed=seed)
-    elbo = model.elbo(x, q)
-    return [
-        Estimate(
-            quantity=f"ELBO, {DRAWS} draws ({title})",
-            exact=float(elbo.mean()),
-            estimate=float(result.elbo.mean()),
-            error=float((result.elbo - elbo).std() / math.sqrt(len(x))),
-        ),
-        Estimate(
-            quantity=f"log p(x) by IWAE, {DRAWS} draws ({title})",
-            exact=float(model.log_evidence(x).mean()),
-            estimate=float(result.log_evidence.mean()),
-            error=float(result.log_evidence_variance.sum().sqrt() / len(x)),
-        ),
-    ]
+    vae, elbo = linear_vae(model, q), model.elbo(x, q)
+    shape = (DRAWS, len(x), vae.num_latents)
+    noise = torch.randn(shape, generator=generator(seed, "estimate"), dtype=torch.float64)
+    clock = torch.ones((), dtype=torch.float64)
+    lines = []
+    for objective in (ELBO(num_samples=DRAWS), SampledELBO(num_samples=DRAWS)):
+        with torch.no_grad():
+            error = objective.scheduled(1)(vae, x, noise, clock) - elbo
+        lines.append(
+            Estimate(
+                quantity=f"{type(objective).__name__}, {DRAWS} draws ({title})",
+                exact=float(elbo.mean()),
+                estimate=float((elbo + error).mean()),
+                error=float(error.std() / math.sqrt(len(x))),
+            )
+        )
+    result = importance(vae, x, num_samples=DRAWS, seed=seed)
+    evidence = Estimate(
+        quantity=f"log p(x) by IWAE, {DRAWS} draws ({title})",
+        exact=float(model.log_evidence(x).mean()),
+        estimate=float(result.log_evidence.mean()),
+        error=draw_error(result.log_evidence_variance, x) or 0.0,
+    )
+    return [*lines, evidence]
 
 
 def linear_vae(model: LinearGaussian, q: GaussianPosterior) -> VAE:

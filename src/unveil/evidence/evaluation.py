@@ -18,8 +18,6 @@ from unveil.units import active_units, collapse_warning
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # Fewer effective draws than this say little about a row's evidence beyond the ELBO.
 FEWEST_EFFECTIVE_DRAWS = 10
-# Whether a latent varies over the data cannot be told from fewer rows.
-FEWEST_ROWS_TO_JUDGE_LATENTS = 50
 
 
 @final
@@ -104,13 +102,13 @@ def evaluate(
     dims = math.prod(x.shape[1:])
     lower = lower_bound(result, x, seed)
     active = active_units(result.means)
-    collapse = collapse_warning(active.tolist())
-    judged = len(x) >= FEWEST_ROWS_TO_JUDGE_LATENTS
+    collapse = collapse_warning(active.tolist(), len(x))
     units = result.rate_per_unit
     ess = torch.quantile(result.ess, torch.tensor(QUANTILES, dtype=torch.float64))
     bits = None
     if counts_cells and lower.value is not None:
-        bits = -lower.value / (dims * math.log(2))
+        observed = float((~torch.isnan(x)).flatten(1).sum(1).double().mean())
+        bits = -lower.value / (observed * math.log(2))
     return Evaluation(
         rows=len(x),
         dims=dims,
@@ -129,7 +127,7 @@ def evaluate(
         kl_per_unit=None if units is None else units.mean(0).tolist(),
         ess={f"{q:g}": float(value) for q, value in zip(QUANTILES, ess, strict=True)},
         baselines=baselines or {"independent": None, "ppca": None},
-        warnings=((collapse,) if collapse is not None and judged else ()) + lower.warnings,
+        warnings=(() if collapse is None else (collapse,)) + lower.warnings,
     )
 
 
@@ -153,11 +151,14 @@ def lower_bound(result: Importance, x: Rows, seed: int) -> Bound:
     )
 
 
-def draw_error(variance: PerRow, x: Rows) -> float:
-    """Standard error of the mean over rows from the draws of z alone.
+def draw_error(variance: PerRow | None, x: Rows) -> float | None:
+    """Standard error of the mean over rows from the draws of z alone; None where one draw was
+    taken, which cannot tell.
 
     Equal rows share their draws, so their errors add before they are squared.
     """
+    if variance is None:
+        return None
     _, which = np.unique(digests(x.cpu().numpy()), axis=0, return_inverse=True)
     multiplicity = torch.from_numpy(np.bincount(which.reshape(-1)))[which.reshape(-1)]
     return float((variance * multiplicity).sum().sqrt() / len(x))

@@ -39,9 +39,15 @@ class Importance:
         return -(self.distortion + self.rate)
 
     @property
-    def log_evidence_variance(self) -> PerRow:
-        """Variance of log_evidence over draws, by the delta method: Var(w̄)/w̄² = 1/ESS − 1/K."""
-        return (1 / self.ess - 1 / self.num_samples).clamp(min=0.0)
+    def log_evidence_variance(self) -> PerRow | None:
+        """Variance of log_evidence over draws, by the delta method; None for a single draw.
+
+        Var(w̄)/w̄² = (1/ESS − 1/K) K/(K − 1)
+        """
+        if self.num_samples == 1:
+            return None
+        spread = (1 / self.ess - 1 / self.num_samples).clamp(min=0.0)
+        return spread * self.num_samples / (self.num_samples - 1)
 
 
 def importance(
@@ -106,7 +112,7 @@ def _weigh(
     log_sum = torch.full((rows,), -math.inf, dtype=torch.float64)
     log_sum_squares = log_sum.clone()
     log_likelihood, log_ratio = torch.zeros(2, rows, dtype=torch.float64)
-    for size in chunks(num_samples, floats_per_draw=tile.x.numel()):
+    for size in chunks(num_samples, floats_per_draw=rows * _widest(model, tile)):
         particles = model.particles(tile.x, noise(size, model.num_latents), tile.given)
         log_w = particles.log_weights.double().cpu()
         log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
@@ -125,6 +131,11 @@ def _weigh(
         "means": q.mean.double().cpu(),
     }
     return {name: None if t is None else t[: tile.count] for name, t in figures.items()}
+
+
+def _widest(model: LatentVariableModel, tile: Tile) -> int:
+    """The floats that one row of z makes at its widest: its cells, or a layer on the way."""
+    return max(tile.x[0].numel(), *(p.shape[0] for p in model.parameters() if p.dim() > 1), 1)
 
 
 def _log_ratio(particles: Particles) -> Tensor:
