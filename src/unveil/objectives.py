@@ -19,6 +19,12 @@ from unveil.latent import LatentVariableModel
 from unveil.shapes import Given, Noise, PerRow, Rows
 
 
+def _require_count(name: str, value: object, *, least: int) -> None:
+    """Raises ValueError unless the value is a whole number of at least ``least``."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"expected {name} of at least {least}, a whole number, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective(ABC):
     """``num_samples`` draws of z per row, turned into one value per row."""
@@ -26,8 +32,7 @@ class Objective(ABC):
     num_samples: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"expected num_samples of at least 1, got {self.num_samples}")
+        _require_count("num_samples", self.num_samples, least=1)
 
     @abstractmethod
     def __call__(
@@ -54,7 +59,8 @@ class Objective(ABC):
 class WeightedRate(Objective, ABC):
     """−distortion − β·rate, β rising linearly from 0 over the first ``warmup_steps``.
 
-    ``warmup_steps`` of None means a tenth of the run. β = 1 is the ELBO; any other β (Higgins et
+    ``warmup_steps`` of None means a tenth of the run; a run limited by the clock alone is counted
+    as 10,000 steps. β = 1 is the ELBO; any other β (Higgins et
     al. 2017) trains something that is not a bound when β < 1, and reports still show β = 1.
     """
 
@@ -65,14 +71,19 @@ class WeightedRate(Objective, ABC):
         super().__post_init__()
         if not (math.isfinite(self.beta) and self.beta >= 0):
             raise ValueError(f"expected beta to be at least 0 and finite, got {self.beta}")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"expected warmup_steps of at least 0, got {self.warmup_steps}")
+        if self.warmup_steps is not None:
+            _require_count("warmup_steps", self.warmup_steps, least=0)
 
     @property
     def warmup(self) -> int:
         return self.warmup_steps or 0
 
     def scheduled(self, total_steps: int) -> Objective:
+        if self.warmup_steps is not None and self.warmup_steps >= total_steps:
+            raise ValueError(
+                f"expected warmup_steps below the {total_steps} steps of the run, got "
+                f"{self.warmup_steps}; warm up for fewer, or train longer"
+            )
         if self.warmup_steps is not None:
             return self
         return replace(self, warmup_steps=total_steps // 10)

@@ -48,12 +48,12 @@ class StandardNormal(Prior):
         return DiagonalNormal(self.loc, self.scale)
 
     def path(self, start: Latent, end: Latent, steps: int) -> Float[Tensor, "step latent"]:
-        """Points on the great circle, as far from the centre as the prior's mass is.
+        """Points on the arc between the two, whose distance from the centre is that of its ends.
 
             z(t) = [sin((1 − t)ω) start + sin(tω) end] / sin ω,   ω the angle between the two
 
-        A straight line cuts through the centre, where N(0, I) has next to no mass in many
-        dimensions (White 2016). Where the angle leaves no one circle, the line is taken.
+        A straight line comes nearer to the centre than both its ends, where N(0, I) has next to
+        no mass in many dimensions (White 2016). Where the angle leaves no one arc, it is taken.
 
         >>> StandardNormal(2).path(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3)[1]
         tensor([0.7071, 0.7071])

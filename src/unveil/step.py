@@ -1,5 +1,7 @@
 """The training step: one function of its arguments, (State, Batch, noise) → (State, Info).
 
+The State that is handed in is spent: the eager step updates it in place.
+
 Purity makes resuming exact, keeps the noise outside, and lets the whole step be compiled. The ways
 of taking the gradient and of applying it are handed in, because what is fastest run operation by
 operation is slowest compiled, and the other way round.
@@ -80,9 +82,14 @@ class Step(Protocol):
     ) -> tuple[State, Info]: ...
 
 
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training moves: those that are not frozen."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
 def begin(model: nn.Module) -> State:
     """The state before the first step: copies of the model's parameters and zero moments."""
-    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    parameters = {name: p.detach().clone() for name, p in trainable(model).items()}
     zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
     return State(
@@ -143,7 +150,7 @@ def eager_gradient(loss: Loss, parameters: Tensors, inputs: Inputs) -> tuple[Ten
 
     Calling through torch.func instead would take twice as long when not compiled.
     """
-    lent = dict(loss.model.named_parameters())
+    lent = trainable(loss.model)
     for name, p in lent.items():
         p.data = parameters[name]
     value = loss(*inputs)

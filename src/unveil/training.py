@@ -8,21 +8,31 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.distributions import kl_divergence
+from torch import Tensor, nn
 
 from unveil.data.stream import Source, Stored
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
 from unveil.objectives import ELBO, Objective
 from unveil.shapes import Given, Rows
-from unveil.step import Batch, Info, Recipe, State, Tensors, begin, compiled_step, eager_step
+from unveil.step import (
+    Batch,
+    Info,
+    Recipe,
+    State,
+    Tensors,
+    begin,
+    compiled_step,
+    eager_step,
+    trainable,
+)
 from unveil.tiles import RowsAlike, tiles
-from unveil.units import active_units, collapse_warning
+from unveil.units import active_units, collapse_warning, rate
 
 # A run limited by the clock alone is counted as this many steps: its schedules see only the share
 # of the time that is over.
@@ -39,6 +49,15 @@ History = list[dict[str, Any]]
 
 class NonFiniteError(ArithmeticError):
     """Training met a loss or gradient that is not a number; the state before it was kept."""
+
+
+@final
+class Ending(StrEnum):
+    """How a run came to its end."""
+
+    FINISHED = "finished"
+    NO_LONGER_IMPROVING = "no longer improving"
+    INTERRUPTED = "interrupted"
 
 
 @final
@@ -78,12 +97,11 @@ class Saves(Protocol):
 class Trained:
     """What a run left behind. The model itself holds the best weights.
 
-    ``history`` has one line per evaluation; ``ending`` is "finished", "no longer improving" or
-    "interrupted"; ``state`` is the last training state (not the best).
+    ``history`` has one line per evaluation; ``state`` is the last training state (not the best).
     """
 
     history: History
-    ending: str
+    ending: Ending
     warnings: tuple[str, ...]
     state: State
 
@@ -175,7 +193,7 @@ def train(
     ...     posterior=unveil.Conditional(nn.Linear(3, 2), unveil.DiagonalGaussian(1)),
     ... )
     >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    >>> unveil.train(vae, x, objective=unveil.IWAE(num_samples=5), epochs=2).ending
+    >>> str(unveil.train(vae, x, objective=unveil.IWAE(num_samples=5), epochs=2).ending)
     'finished'
     """
     objective, recipe = objective or ELBO(), recipe or Recipe()
@@ -191,14 +209,15 @@ def train(
 
     saved = None if checkpoints is None else checkpoints.latest()
     run = _Run(state=begin(model)) if saved is None else _Run.restore(*saved, device)
+    _require_rows_apart(model)
     started, last_save = time.monotonic() - run.seconds, time.monotonic()
-    ending = "finished"
+    ending = Ending.FINISHED
     while (share := length.fraction(run.count, run.seconds)) < 1:
         if should_stop():
-            ending = "interrupted"
+            ending = Ending.INTERRUPTED
             break
-        if judge.has_waited_long_enough(run, share):
-            ending = "no longer improving"
+        if judge.has_waited_long_enough(run):
+            ending = Ending.NO_LONGER_IMPROVING
             break
         index = order.batch(run.count).to(device)
         randomness = generator(seed, "train", run.count, device=device)
@@ -209,19 +228,21 @@ def train(
             device=device,
             dtype=batch.x.dtype,
         )
-        rate = learning_rate(share, run.count, length.total_steps, recipe)
+        step_size = learning_rate(share, run.count, length.total_steps, recipe)
         clock = torch.tensor(share * length.total_steps, device=device)
-        run.state, info = step(run.state, batch, noise, clock, torch.tensor(rate, device=device))
+        run.state, info = step(
+            run.state, batch, noise, clock, torch.tensor(step_size, device=device)
+        )
         if not info.finite:
             _save(run, checkpoints)
-            load(model, run.state.parameters)
+            put(run.state.parameters, model)
             raise NonFiniteError(_what_is_not_finite(model, batch, noise, index, run.count))
         run.take(info, len(index), time.monotonic() - started)
 
         fraction = length.fraction(run.count, run.seconds)
         if run.count % order.steps_per_epoch and fraction < 1:
             continue
-        warning = judge.look(model, run, fraction, rate)
+        warning = judge.look(model, run, fraction, step_size)
         epoch = run.count // order.steps_per_epoch
         latest = run.history[-1] if run.history else None
         on_progress(
@@ -233,10 +254,20 @@ def train(
             _save(run, checkpoints)
             last_save = time.monotonic()
     _save(run, checkpoints)
-    load(model, run.best or run.state.parameters)
+    put(run.best or run.state.parameters, model)
     return Trained(
         history=run.history, ending=ending, warnings=tuple(run.warnings), state=run.state
     )
+
+
+def _require_rows_apart(model: LatentVariableModel) -> None:
+    """Raises ValueError for a module that mixes rows or draws noise that no seed reaches."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"expected networks that treat each row by itself and draw no noise of their own, "
+                f"got {type(module).__name__} at {name}; use LayerNorm, or weight decay, instead"
+            )
 
 
 @final
@@ -321,7 +352,7 @@ class _Judge:
         run.history.append(line)
         if self.held_out is None:
             return None
-        load(model, run.state.parameters)
+        put(run.state.parameters, model)
         total = self.length.total_steps
         figures, active = held_out_figures(
             model, self.held_out, self.objective, total, self.seed, self.given
@@ -331,15 +362,17 @@ class _Judge:
         if warm and (run.best_value is None or line["objective"] > run.best_value):
             run.best_value, run.best_fraction = line["objective"], fraction
             run.best = {name: p.clone() for name, p in run.state.parameters.items()}
-        warning = collapse_warning(active.tolist())
+        warning = collapse_warning(active.tolist(), len(self.held_out))
         if warning is None or run.warnings or fraction < SHARE_BEFORE_COLLAPSE_WARNING:
             return None
         run.warnings.append(warning)
         return warning
 
-    def has_waited_long_enough(self, run: _Run, fraction: float) -> bool:
-        """Whether the share of the run since its best value is more than patience allows."""
-        return run.best_value is not None and fraction - run.best_fraction > self.recipe.patience
+    def has_waited_long_enough(self, run: _Run) -> bool:
+        """Whether the last look came later after the best value than patience allows."""
+        if run.best_value is None:
+            return False
+        return run.history[-1]["fraction"] - run.best_fraction > self.recipe.patience
 
 
 def _save(run: _Run, checkpoints: Saves | None) -> None:
@@ -380,17 +413,18 @@ def held_out_figures(
             noise = tile.noise(seed, "held out")(objective.num_samples, model.num_latents)
             value = objective(model, tile.x, noise, final_clock, tile.given)
             q = model.posterior(tile.x, tile.given)
-            distortion = -model.likelihood(q.push(noise[:1]), tile.given).log_prob(tile.x)[0]
-            rate = kl_divergence(q, model.prior(tile.given))
-            figures = torch.stack([value, rate, distortion])[:, : tile.count]
+            z = q.push(noise)
+            distortion = -model.likelihood(z[:1], tile.given).log_prob(tile.x)[0]
+            figures = torch.stack([value, rate(q, model.prior(tile.given), z), distortion])
+            figures = figures[:, : tile.count]
             sums += figures.double().sum(-1).cpu()
             means.append(q.mean[: tile.count])
-    value, rate, distortion = (sums / len(x)).tolist()
+    value, mean_rate, distortion = (sums / len(x)).tolist()
     active = active_units(torch.cat(means))
     figures = {
         "objective": value,
-        "elbo": -(rate + distortion),
-        "rate": rate,
+        "elbo": -(mean_rate + distortion),
+        "rate": mean_rate,
         "distortion": distortion,
         "active_units": int(active.sum()),
     }
@@ -404,9 +438,9 @@ def _rows_to_train_on(x: Rows | Source) -> Tensor:
     return (~torch.isnan(x)).flatten(1).any(1).nonzero()[:, 0].cpu()
 
 
-def load(model: LatentVariableModel, parameters: Tensors) -> None:
+def put(parameters: Tensors, model: LatentVariableModel) -> None:
     """Give the model copies of parameters; what it held before is left as it was."""
-    for name, p in model.named_parameters():
+    for name, p in trainable(model).items():
         p.data = parameters[name].clone()
 
 
