@@ -92,7 +92,7 @@ def lines_of(text: str) -> str:
     return "\n".join(line.strip() for line in dedent(text).strip().splitlines())
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=[guide.name for guide in GUIDES])
+@pytest.mark.parametrize("guide", PAGES, ids=[page.name for page in PAGES])
 def test_the_code_of_a_guide_does_what_it_says(guide: Path) -> None:
     said = failures(guide.read_text(encoding="utf-8"), guide.name)
     assert said == "", said

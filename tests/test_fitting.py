@@ -1,6 +1,7 @@
 """From data to a fitted model: what was asked for, what was kept, and whose numbers they are."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from unveil.data.read import Rows, read
 from unveil.errors import InputError
 from unveil.evidence.importance import importance
 from unveil.fitted import MODEL_FILES, load
-from unveil.fitting import carry_out, fit, plan
+from unveil.fitting import finish, fit, plan, train_planned
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.normal(size=(120, 2)) @ RNG.normal(size=(2, 5)) + 0.3 * RNG.normal(size=(120, 5))
@@ -51,7 +52,7 @@ def test_a_saved_model_answers_as_the_fitted_one(fitted: unveil.Fitted, tmp_path
 def test_the_saved_folder_is_what_the_contract_says(fitted: unveil.Fitted, tmp_path) -> None:
     fitted.save(tmp_path / "m")
     written = {path.name for path in (tmp_path / "m").iterdir()}
-    assert written == {*MODEL_FILES, "model.json", "history.jsonl", "evaluation.json", "README.md"}
+    assert written == {*MODEL_FILES, "model.json", "README.md"}
     evaluation = json.loads((tmp_path / "m" / "evaluation.json").read_text())
     assert {
         "rows", "dims", "split", "elbo", "rate", "distortion", "lower", "upper", "bits_per_dim",
@@ -88,7 +89,7 @@ def test_a_flipped_byte_is_found_and_named(fitted: unveil.Fitted, tmp_path, name
         load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("name", [*MODEL_FILES, "model.json", "history.jsonl", "evaluation.json"])
+@pytest.mark.parametrize("name", [*MODEL_FILES, "model.json"])
 def test_a_missing_file_is_named(fitted: unveil.Fitted, tmp_path, name: str) -> None:
     fitted.save(tmp_path / "m")
     (tmp_path / "m" / name).unlink()
@@ -104,13 +105,21 @@ def test_a_newer_format_is_refused(fitted: unveil.Fitted, tmp_path) -> None:
         load(tmp_path / "m")
 
 
+def test_a_changed_setting_is_found(fitted: unveil.Fitted, tmp_path) -> None:
+    fitted.save(tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(InputError, match=r"model\.json is not the file that was saved"):
+        load(tmp_path / "m")
+
+
 def test_a_model_document_with_a_hole_is_refused(fitted: unveil.Fitted, tmp_path) -> None:
     fitted.save(tmp_path / "m")
     path = tmp_path / "m" / "model.json"
     document = json.loads(path.read_text())
-    del document["settings"]["architecture"]
+    del document["sha256"]["schema.json"]
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match="as unveil wrote them"):
+    with pytest.raises(InputError, match=r"as unveil wrote them|not the file"):
         load(tmp_path / "m")
 
 
@@ -253,7 +262,7 @@ def test_a_constant_column_is_set_aside_and_put_back() -> None:
     table = np.column_stack([TABLE, np.full(len(TABLE), 3.5)])
     planned = plan(table, epochs=1)
     assert planned.notes == ("x5: one value only, so set aside and put back in what comes out",)
-    assert (carry_out(planned).sample(4)[:, 5] == 3.5).all()
+    assert (finish(*train_planned(planned)).sample(4)[:, 5] == 3.5).all()
 
 
 def test_mixed_columns_are_fitted_together() -> None:
@@ -269,7 +278,7 @@ def test_mixed_columns_are_fitted_together() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"latent": 0}, "expected --latent to be above 0, but 0 came"),
+        ({"latent": 0}, "expected --latent to be above 0 and finite, but 0 came"),
         ({"epochs": 0}, "expected --epochs to be above 0"),
         ({"max_minutes": -1.0}, "expected --max-minutes to be above 0"),
         ({"validation": 1.5}, "expected a fraction of rows between 0 and 1"),
@@ -299,23 +308,64 @@ def test_a_density_over_whole_numbers_is_refused() -> None:
 
 def test_an_interrupted_fit_resumes_to_the_same_model(tmp_path) -> None:
     planned = plan(TABLE, epochs=6)
-    whole = carry_out(planned)
+    _, whole, history = train_planned(planned)
     calls = iter(range(100))
-    part = carry_out(planned, checkpoints=tmp_path, should_stop=lambda: next(calls) == 3)
+    *_, part = train_planned(planned, checkpoints=tmp_path, should_stop=lambda: next(calls) == 3)
     assert part.ending == "interrupted"
-    resumed = carry_out(planned, checkpoints=tmp_path)
-    for ours, theirs in zip(whole.vae.parameters(), resumed.vae.parameters(), strict=True):
+    _, resumed, again = train_planned(planned, checkpoints=tmp_path)
+    for ours, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     timeless = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in f.history]
-        for f in (whole, resumed)
+        [{k: v for k, v in line.items() if k != "seconds"} for line in trained.history]
+        for trained in (history, again)
     ]
     assert timeless[0] == timeless[1]
 
 
+def test_resuming_obeys_the_recorded_recipe(tmp_path) -> None:
+    planned = plan(TABLE, epochs=2)
+    slow = replace(planned.settings.recipe, learning_rate=1e-9)
+    train_planned(
+        replace(planned, settings=replace(planned.settings, recipe=slow)), checkpoints=tmp_path
+    )
+    carried_out, *_ = train_planned(planned, checkpoints=tmp_path)
+    assert carried_out.settings.recipe == slow
+
+
 def test_another_run_is_not_resumed(tmp_path) -> None:
-    carry_out(plan(TABLE, epochs=1), checkpoints=tmp_path)
+    train_planned(plan(TABLE, epochs=1), checkpoints=tmp_path)
     with pytest.raises(InputError, match="its epochs was 1 and 2 came"):
-        carry_out(plan(TABLE, epochs=2), checkpoints=tmp_path)
+        train_planned(plan(TABLE, epochs=2), checkpoints=tmp_path)
     with pytest.raises(InputError, match="its fingerprint was"):
-        carry_out(plan(TABLE + 1, epochs=1), checkpoints=tmp_path)
+        train_planned(plan(TABLE + 1, epochs=1), checkpoints=tmp_path)
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(InputError, match="it is not as unveil wrote it"):
+        train_planned(plan(TABLE, epochs=1), checkpoints=tmp_path)
+
+
+def test_a_run_by_the_clock_ends_with_it_and_is_judged_at_its_end() -> None:
+    planned = plan(TABLE, max_minutes=0.03)
+    patient = replace(planned.settings.recipe, patience=1.0)
+    planned = replace(planned, settings=replace(planned.settings, recipe=patient))
+    *_, trained = train_planned(planned)
+    assert trained.ending == "finished"
+    assert trained.history[-1]["fraction"] == 1
+    assert 1.8 <= trained.history[-1]["seconds"] < 20
+
+
+def test_a_cell_that_training_never_saw_is_no_trouble() -> None:
+    table = np.column_stack([TABLE, np.full(len(TABLE), np.nan)])
+    split = plan(table[:, :5], epochs=1)
+    keys = {row.tobytes() for row in split.held_out.values}
+    for i, row in enumerate(table):
+        if row[:5].tobytes() in keys:
+            table[i, 5] = i
+    fitted = fit(table, epochs=1, seed=0)
+    assert np.isfinite(fitted.evaluation.elbo)
+
+
+def test_too_long_a_warm_up_is_refused() -> None:
+    with pytest.raises(InputError, match="expected warmup_steps below the 1 steps of the run"):
+        plan(TABLE, objective="elbo:warmup_steps=500", epochs=1)
+    with pytest.raises(InputError, match=r"1000\.0"):
+        plan(TABLE, objective="iwae:num_samples=1e3")

@@ -12,6 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 NO_CODE_ON_LOAD = "a saved model is tensors and JSON, and loading one runs no code"
 NO_GLOBAL_RANDOMNESS = "randomness enters as a seed and is drawn from a generator of its own"
 NO_PRINTING = "only the command line prints; the library tells a callback"
+NO_GLOBAL_SETTINGS = "library code leaves torch's settings as its user chose them"
 NO_HIDDEN_DRAW = "draws go through distributions.draw or posterior.push, from a given generator"
 
 # A name stands for everything below it: "torch.random" forbids torch.random.fork_rng too.
@@ -35,8 +36,15 @@ FORBIDDEN = {
     "numpy.random.seed": NO_GLOBAL_RANDOMNESS,
     "numpy.random.set_state": NO_GLOBAL_RANDOMNESS,
     "random": NO_GLOBAL_RANDOMNESS,
+    "torch.set_num_threads": NO_GLOBAL_SETTINGS,
+    "torch.set_default_dtype": NO_GLOBAL_SETTINGS,
+    "torch.set_default_device": NO_GLOBAL_SETTINGS,
+    "torch.use_deterministic_algorithms": NO_GLOBAL_SETTINGS,
     "print": NO_PRINTING,
 }
+
+# torch's own draws, which take a generator or else move global state.
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "uniform_"}
 
 # The command line prints, and a fitted model's own ``sample`` is a verb that takes a seed.
 MAY_PRINT = {"cli"}
@@ -85,6 +93,17 @@ def hidden_draws(tree: ast.AST) -> list[str]:
     ]
 
 
+def draws_without_generator(tree: ast.AST) -> list[str]:
+    return [
+        f"line {node.lineno} calls {text} without a generator: {NO_GLOBAL_RANDOMNESS}."
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (text := dotted(node.func) or "").startswith(("torch.", "nn.init."))
+        and text.rpartition(".")[2] in DRAWS
+        and not any(keyword.arg == "generator" for keyword in node.keywords)
+    ]
+
+
 def unpickling(tree: ast.AST) -> list[str]:
     return [
         f"line {node.value.lineno} allows pickle: {NO_CODE_ON_LOAD}."
@@ -105,6 +124,7 @@ def violations(module: str, source: str) -> list[str]:
         and not (law is NO_PRINTING and module in MAY_PRINT)
     }
     sentences = [f"{name} is used: {law}." for name, law in broken.items()]
+    sentences += draws_without_generator(tree)
     return sentences + unpickling(tree) + ([] if module in MAY_SAMPLE else hidden_draws(tree))
 
 

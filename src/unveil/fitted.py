@@ -1,6 +1,8 @@
 """Fitted: one model, the schema it reads rows by, and the record of how it came about."""
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +32,7 @@ from unveil.storage import (
     read_document,
     read_lines,
     read_tensors,
+    recover,
     replace_folder,
     verify,
     write_bytes,
@@ -37,15 +40,23 @@ from unveil.storage import (
     write_lines,
     write_tensors,
 )
+from unveil.tiles import RowsAlike, tiles
 from unveil.training import History
 from unveil.units import posterior_moments
 
 FORMAT_VERSION = 1
-# The files that are never rewritten; model.json holds their checksums.
-MODEL_FILES = ("model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors")
+# The files that are never rewritten; model.json holds their checksums, and its own.
+MODEL_FILES = (
+    "model.safetensors",
+    "schema.json",
+    "rows.safetensors",
+    "baselines.safetensors",
+    "history.jsonl",
+    "evaluation.json",
+)
 # Draws of z per row when a model is evaluated, unless asked for otherwise.
 DRAWS = 1000
-ROWS_DECODED_AT_ONCE = 1024
+ROWS_SAMPLED_AT_ONCE = 4096
 HELD_OUT_ROWS = "held-out rows (they chose the weights)"
 
 
@@ -160,11 +171,13 @@ class Fitted:
         if n < 1:
             raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
         randomness = generator(seed, "sample", device=self.device)
+        means, draws = [], []
         with torch.no_grad():
-            z = draw(self.vae.prior(), (n,), randomness)
-            likelihood = self.vae.likelihood(z)
-            x = draw(likelihood, (), randomness)
-        return self._decode(likelihood.mean), self._decode(x)
+            for z in draw(self.vae.prior(), (n,), randomness).split(ROWS_SAMPLED_AT_ONCE):
+                likelihood = self.vae.likelihood(z)
+                means.append(self._decode(likelihood.mean))
+                draws.append(self._decode(draw(likelihood, (), randomness)))
+        return np.concatenate(means), np.concatenate(draws)
 
     def interpolate(self, data: Any, start: int, end: int, steps: int = 10) -> NDArray[np.float64]:
         """E[x|z] along the prior's path between the posterior means of two rows, (step, *event).
@@ -184,8 +197,9 @@ class Fitted:
         return self._expected(self.vae.p_z.path(ends[0], ends[1], steps))
 
     def _expected(self, z: Tensor) -> NDArray[np.float64]:
-        with torch.no_grad():
-            parts = [self.vae.likelihood(part).mean for part in z.split(ROWS_DECODED_AT_ONCE)]
+        """E[x|z] of each row of z (row, latent), bitwise a function of the row."""
+        with torch.no_grad(), RowsAlike():
+            parts = [self.vae.likelihood(tile.x).mean[: tile.count] for tile in tiles(z)]
         return self._decode(torch.cat(parts))
 
     def _decode(self, x: Tensor) -> NDArray[np.float64]:
@@ -221,6 +235,7 @@ class Fitted:
             "settings": self.settings.document(),
             "sha256": manifest(folder, MODEL_FILES),
         }
+        document["sha256"]["model.json"] = _own_digest(document)
         write_document(folder / "model.json", document)
         text = card(self.settings, self.schema, self.evaluation, facts)
         write_bytes(folder / "README.md", text.encode())
@@ -233,6 +248,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Fitted:
     by a newer unveil.
     """
     folder = Path(folder)
+    recover(folder)
     if not (folder / "model.json").is_file():
         raise InputError(
             f"expected a fitted model in {folder}, but there is no model.json in it; name the "
@@ -246,13 +262,25 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Fitted:
             f"({document.get('unveil')})"
         )
     try:
-        verify(folder, document["sha256"])
+        if document["sha256"]["model.json"] != _own_digest(document):
+            raise InputError(
+                f"{folder / 'model.json'} is not the file that was saved: its contents changed "
+                "since; restore the folder from a copy, or fit again"
+            )
+        verify(folder, {name: document["sha256"][name] for name in MODEL_FILES})
         return _read(folder, document, torch.device(device))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"expected the files in {folder} to be as unveil wrote them, but they do not fit "
             f"together ({error!r}); restore them from a copy, or fit the model again"
         ) from error
+
+
+def _own_digest(document: Mapping[str, Any]) -> str:
+    """A checksum of model.json: of all that it says but the checksum itself."""
+    others = {k: v for k, v in document["sha256"].items() if k != "model.json"}
+    text = json.dumps({**document, "sha256": others}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitted:

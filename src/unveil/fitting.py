@@ -1,5 +1,6 @@
 """fit: from data in any form to a fitted model, in three steps: plan, train, judge."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -20,9 +21,11 @@ from unveil.errors import InputError
 from unveil.feed import to_source, to_tensor
 from unveil.fitted import HELD_OUT_ROWS, Fitted
 from unveil.judge import judge
+from unveil.latent import VAE
+from unveil.objectives import Objective
 from unveil.settings import Settings
 from unveil.storage import Checkpoints, read_document, write_document
-from unveil.training import Progress, train
+from unveil.training import CLOCKED_STEPS, Progress, Trained, train
 
 HELD_OUT = 0.1
 # Enough rows to choose the weights by; more would be kept from training for little.
@@ -69,7 +72,7 @@ def plan(
 ) -> Plan:
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
     _require_sizes(latent, epochs, max_minutes)
-    registry.objective(objective)
+    asked = registry.objective(objective)
     rows = read(data, label=label, drop=drop)
     schema, scale = registry.read_as(likelihood, infer(rows))
     rows = _with_something_observed(fits(schema, rows))
@@ -80,8 +83,10 @@ def plan(
     recipe = defaults.recipe(schema, len(training), find_device(device))
     if epochs is None and max_minutes is None:
         epochs = defaults.epochs(len(training), recipe.batch_size)
-    steps = None if epochs is None else epochs * (len(training) // recipe.batch_size)
-    recipe = replace(recipe, compiled=defaults.worth_compiling(steps, max_minutes))
+    steps = None if epochs is None else epochs * max(1, len(training) // recipe.batch_size)
+    _require_room_to_warm_up(asked, steps)
+    compiled = defaults.worth_compiling(schema, len(training), steps, max_minutes)
+    recipe = replace(recipe, compiled=compiled)
     settings = Settings(
         source=rows.source,
         rows=len(rows),
@@ -102,33 +107,31 @@ def plan(
     )
 
 
-def carry_out(
+def train_planned(
     planned: Plan,
     *,
     device: str = "auto",
     checkpoints: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Fitted:
-    """Train as planned, and judge the result on the held-out rows.
+) -> tuple[Plan, VAE, Trained]:
+    """Train as planned: the plan as it was carried out, the model, and how its training went.
 
     With a ``checkpoints`` folder the run goes on from the newest state there, in the precision and
     the form of step that the record names. Raises InputError when that run was another.
     """
-    settings, schema, place = planned.settings, planned.schema, find_device(device)
-    saves = None
+    place, saves = find_device(device), None
     if checkpoints is not None:
-        settings = _obeying_record(settings, checkpoints)
+        planned = replace(planned, settings=_obeying_record(planned.settings, checkpoints))
         saves = Checkpoints(checkpoints)
+    settings, schema = planned.settings, planned.schema
     vae = build(schema, settings.architecture, settings.seed)
-    expected = torch.from_numpy(encode(schema, planned.training))
-    start_at_mean(vae, expected.nanmean(0))
-    held_out = to_tensor(schema, planned.held_out, settings.seed).to(place)
+    start_at_mean(vae, _expected(planned).nanmean(0).nan_to_num(nan=0.0))
     trained = train(
         vae.to(place),
         to_source(schema, planned.training).to(place),
         objective=registry.objective(settings.objective),
-        held_out=held_out,
+        held_out=to_tensor(schema, planned.held_out, settings.seed).to(place),
         recipe=settings.recipe,
         seed=settings.seed,
         epochs=settings.epochs,
@@ -137,9 +140,27 @@ def carry_out(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    return planned, vae, trained
+
+
+def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
+    """Judge a trained model on the held-out rows, beside its baselines."""
+    settings, schema = planned.settings, planned.schema
     drawn = to_tensor(schema, planned.training, settings.seed)
     latents = settings.architecture.num_latents
-    baselines = fit_baselines(_flat(expected), _flat(drawn), schema, latents, settings.seed)
+    baselines = fit_baselines(
+        _flat(_expected(planned)), _flat(drawn), schema, latents, settings.seed
+    )
+    evaluation = judge(
+        vae,
+        schema,
+        baselines,
+        planned.held_out,
+        binarisation_seed=settings.seed,
+        draws=DRAWS_AFTER_FIT,
+        seed=0,
+        split=HELD_OUT_ROWS,
+    )
     return Fitted(
         vae=vae,
         schema=schema,
@@ -148,19 +169,15 @@ def carry_out(
         train_digests=digests(planned.training.values),
         held_out_digests=digests(planned.held_out.values),
         history=trained.history,
-        evaluation=judge(
-            vae,
-            schema,
-            baselines,
-            planned.held_out,
-            binarisation_seed=settings.seed,
-            draws=DRAWS_AFTER_FIT,
-            seed=0,
-            split=HELD_OUT_ROWS,
-        ),
-        ending=trained.ending,
-        device=place,
+        evaluation=evaluation,
+        ending=str(trained.ending),
+        device=next(vae.parameters()).device,
     )
+
+
+def _expected(planned: Plan) -> Tensor:
+    """The training rows in model units; a grey level read as a probability is that probability."""
+    return torch.from_numpy(encode(planned.schema, planned.training))
 
 
 def fit(
@@ -209,7 +226,7 @@ def fit(
         drop=drop,
         device=device,
     )
-    return carry_out(planned, device=device, on_progress=on_progress)
+    return finish(*train_planned(planned, device=device, on_progress=on_progress))
 
 
 def find_device(name: str) -> torch.device:
@@ -240,8 +257,18 @@ def _require_sizes(latent: int | None, epochs: int | None, max_minutes: float | 
     """Raises InputError for a size that is not above 0."""
     sizes = {"--latent": latent, "--epochs": epochs, "--max-minutes": max_minutes}
     for name, size in sizes.items():
-        if size is not None and not size > 0:
-            raise InputError(f"expected {name} to be above 0, but {size} came; give a larger one")
+        if size is not None and not 0 < size < math.inf:
+            raise InputError(
+                f"expected {name} to be above 0 and finite, but {size} came; give another"
+            )
+
+
+def _require_room_to_warm_up(objective: Objective, steps: int | None) -> None:
+    """Raises InputError when the objective would never reach its final settings."""
+    try:
+        objective.scheduled(CLOCKED_STEPS if steps is None else steps)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _fingerprint(schema: Schema, keys: np.ndarray) -> str:
@@ -253,13 +280,19 @@ def _fingerprint(schema: Schema, keys: np.ndarray) -> str:
 def _obeying_record(settings: Settings, folder: Path) -> Settings:
     """The settings with the recipe that the run in the folder began with; a new run is recorded."""
     path = folder / SETTINGS
-    if path.is_file():
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_document(path, settings.document())
+        return settings
+    try:
         recorded = Settings.from_document(read_document(path))
-        settings.require_same(recorded)
-        return replace(settings, recipe=recorded.recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_document(path, settings.document())
-    return settings
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected the record of a run in {path}, but it is not as unveil wrote it; start "
+            "afresh with --overwrite"
+        ) from error
+    settings.require_same(recorded)
+    return replace(settings, recipe=recorded.recipe)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -282,7 +282,7 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
             "choose another name, or move the file away."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    _recover(target)
+    recover(target)
     temporary = _beside(target, "tmp")
     try:
         temporary.mkdir()
@@ -296,7 +296,7 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 def _swap(temporary: Path, target: Path) -> None:
     # No portable call exchanges two folders. Between these two renames `target` does not exist;
-    # whoever is killed there leaves the old folder whole for `_recover` to put back.
+    # whoever is killed there leaves the old folder whole for `recover` to put back.
     old = _beside(target, "old")
     if target.exists():
         os.rename(target, old)
@@ -305,8 +305,10 @@ def _swap(temporary: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _recover(target: Path) -> None:
+def recover(target: Path) -> None:
     """Put back a ``target`` that a killed process had moved aside, and sweep its other remains."""
+    if not target.parent.is_dir():
+        return
     for entry in _temporaries(target.parent):
         match = _TEMPORARY.fullmatch(entry.name)
         if match is None or match["target"] != target.name:

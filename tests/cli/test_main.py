@@ -123,7 +123,7 @@ def test_check_is_right_and_says_so(tmp_path: Path, capsys) -> None:
     assert run(["check", "--json", str(out)]) == 0
     document = json.loads(out.read_text())
     assert document["right"] is True
-    assert len(document["lines"]) == 10
+    assert len(document["lines"]) == 12
     assert "WRONG" not in capsys.readouterr().out
 
 
@@ -259,3 +259,30 @@ def test_a_folder_that_is_no_model_is_left_alone(tmp_path: Path, capsys) -> None
     assert run(["fit", "digits", "-o", str(tmp_path), "--overwrite"]) == 2
     assert "holds something else" in said(capsys)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_project_with_names_like_ours_is_left_alone(tmp_path: Path, capsys) -> None:
+    """A checkpoint folder, or a model.json beside other work, makes no folder ours."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert run(["fit", "digits", "-o", str(tmp_path), "--overwrite"]) == 2
+    assert "holds something else (thesis.tex)" in said(capsys)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_quiet_fit_prints_nothing_even_of_collapse(tmp_path: Path, capsys) -> None:
+    rows = np.random.default_rng(0).normal(size=(600, 4))  # nothing hidden: all latents collapse
+    np.save(tmp_path / "noise.npy", rows)
+    words = [str(tmp_path / "noise.npy"), "-o", str(tmp_path / "m"), "--epochs", "8", "--quiet"]
+    assert run(["fit", *words]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_a_loud_fit_warns_of_collapse_once_while_training(tmp_path: Path, capsys) -> None:
+    rows = np.random.default_rng(0).normal(size=(600, 4))
+    np.save(tmp_path / "noise.npy", rows)
+    words = [str(tmp_path / "noise.npy"), "-o", str(tmp_path / "m"), "--epochs", "8"]
+    assert run(["fit", *words]) == 0
+    assert said(capsys).count("all 2 latents have collapsed") == 2  # in training, in the verdict

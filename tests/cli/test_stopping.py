@@ -83,11 +83,22 @@ def test_a_polite_stop_saves_and_says_how_to_resume(place: Path, number: signal.
         os.kill(process.pid, number)
         _, said = process.communicate()
     assert process.returncode == 130
-    assert "the same command with --resume goes on from here" in said
+    assert "the same command with --resume goes on from here" in said.replace("\n", " ")
     assert not (place / "m" / "model.json").exists()
     subprocess.run(command(place / "m", "--resume"), check=True)
     subprocess.run(command(place / "whole"), check=True)
     assert_equal(place / "whole", place / "m")
+
+
+def test_an_overwriting_run_that_was_stopped_goes_on(place: Path) -> None:
+    subprocess.run(command(place / "m"), check=True)
+    with subprocess.Popen(command(place / "m", "--overwrite")) as process:
+        while not (place / "m" / "checkpoint" / "unfinished").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 130
+    subprocess.run(command(place / "m", "--resume"), check=True)
+    assert not (place / "m" / "checkpoint" / "unfinished").exists()
 
 
 def test_an_unfinished_run_is_not_begun_again_by_accident(place: Path) -> None:

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from unveil.fitting import Plan
 
 CHECKPOINTS = "checkpoint"
+# Stands beside the training states of a run until its model is written.
+UNFINISHED = "unfinished"
+# All that a model folder holds; a folder with anything else in it is somebody's.
+OURS = {
+    "model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors", "model.json",
+    "history.jsonl", "evaluation.json", "README.md", "figures", CHECKPOINTS,
+}  # fmt: skip
 INTERRUPTED = 130
 MOST_ROWS_DRAWN = 2_000
 PICTURES = 40
@@ -51,9 +58,12 @@ def fit(
 ) -> int:
     """Fit a variational autoencoder to rows of numbers, and say how good it is."""
     from unveil.cli.screen import say, show_evaluation, training_line, warn
-    from unveil.fitting import carry_out, plan
+    from unveil.fitting import finish, plan, train_planned
+    from unveil.storage import recover
+    from unveil.training import Ending
 
     common.require_writable()
+    recover(output)
     _require_free(output, resume, overwrite)
     planned = plan(
         data,
@@ -73,24 +83,28 @@ def fit(
         show_evaluation(finished.evaluation, common.quiet)
         common.finish(finished.evaluation.document())
         return 0
-    if not resume and (output / CHECKPOINTS).is_dir():
-        shutil.rmtree(output / CHECKPOINTS)
+    _begin(output / CHECKPOINTS, afresh=not resume)
     say(_summary(planned), common.quiet)
     for note in planned.notes:
         say(f"note: {note}", common.quiet)
     dims = planned.schema.dims if planned.schema.has_masses_only else None
     with _stop_signals() as should_stop, training_line(dims, common.quiet) as on_progress:
-        fitted = carry_out(
+        planned, vae, trained = train_planned(
             planned,
             device=common.device,
             checkpoints=output / CHECKPOINTS,
             on_progress=on_progress,
             should_stop=should_stop,
         )
-    if fitted.ending == "interrupted":
-        warn(f"stopped and saved; the same command with --resume goes on from here ({output})",
-             quiet=False)  # fmt: skip
+    if trained.ending is Ending.INTERRUPTED:
+        instead = " in place of --overwrite" if overwrite else ""
+        warn(
+            f"stopped and saved in {output}; the same command with --resume{instead} goes on from "
+            "here",
+            quiet=False,
+        )
         return INTERRUPTED
+    fitted = finish(planned, vae, trained)
     _write(fitted, planned, output)
     seconds = fitted.history[-1]["seconds"] if fitted.history else 0.0
     say(f"{fitted.ending} after {seconds:.0f} s of training", common.quiet)
@@ -102,6 +116,7 @@ def fit(
 
 def _require_free(output: Path, resume: bool, overwrite: bool) -> None:
     """Raises InputError unless the folder is new, empty, or a model that may be gone on with."""
+    from unveil.data.read import listed
     from unveil.errors import InputError
 
     if resume and overwrite:
@@ -113,11 +128,12 @@ def _require_free(output: Path, resume: bool, overwrite: bool) -> None:
         raise InputError(f"expected a folder for the model, but {output} is a file; name another")
     if not output.is_dir() or not any(output.iterdir()):
         return
-    ours = (output / "model.json").is_file() or (output / CHECKPOINTS).is_dir()
-    if not ours:
+    names = {path.name for path in output.iterdir()}
+    begun = (output / CHECKPOINTS / "settings.json").is_file()
+    if not (names <= OURS and (begun or "model.json" in names)):
         raise InputError(
-            f"expected a new folder or a model in {output}, but it holds something else; name "
-            "another folder"
+            f"expected a new folder or a model in {output}, but it holds something else "
+            f"({listed(sorted(names - OURS or names), most=3)}); name another folder"
         )
     if not (resume or overwrite):
         raise InputError(
@@ -130,11 +146,20 @@ def _finished(output: Path, planned: "Plan") -> "Fitted | None":
     """The model in the folder when its run is over; raises InputError when it was another run."""
     from unveil.fitted import load
 
-    if not (output / "model.json").is_file():
+    unfinished = (output / CHECKPOINTS / UNFINISHED).exists()
+    if unfinished or not (output / "model.json").is_file():
         return None
     fitted = load(output)
     planned.settings.require_same(fitted.settings)
     return fitted
+
+
+def _begin(checkpoints: Path, *, afresh: bool) -> None:
+    """Mark a run as begun, after clearing the states of another where it starts afresh."""
+    if afresh and checkpoints.is_dir():
+        shutil.rmtree(checkpoints)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    (checkpoints / UNFINISHED).touch()
 
 
 def _summary(planned: "Plan") -> str:
@@ -178,7 +203,8 @@ def _write(fitted: "Fitted", planned: "Plan", output: Path) -> None:
         (folder / "figures").mkdir()
         _draw(fitted, planned, folder / "figures")
         if (output / CHECKPOINTS).is_dir():
-            shutil.copytree(output / CHECKPOINTS, folder / CHECKPOINTS)
+            ended = shutil.ignore_patterns(UNFINISHED)
+            shutil.copytree(output / CHECKPOINTS, folder / CHECKPOINTS, ignore=ended)
 
     replace_folder(output, fill)
 

@@ -35,7 +35,7 @@ def run(tokens: Sequence[str] | None = None) -> int:
         return _say(error, WRONG_INPUT)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-    except ArithmeticError as error:
+    except (ArithmeticError, OSError) as error:
         return _say(error, FAILED)
     return code if isinstance(code, int) else DONE
 

@@ -1,5 +1,6 @@
 """What a person sees: sentences, one progress line, and tables that fit a screen."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def training_line(dims: int | None, quiet: bool) -> Iterator[Callable[[Step], No
 
         def show(step: Step) -> None:
             progress.update(task, completed=step.fraction, description=describe(step, dims))
-            if step.warning is not None:
+            if step.warning is not None and not quiet:
                 progress.console.print(f"warning: {step.warning}", highlight=False)
 
         yield show
@@ -64,7 +65,7 @@ def describe(step: Step, dims: int | None) -> str:
     latest = step.latest
     if latest is None or "elbo" not in latest:
         return f"epoch {step.epoch}"
-    bits = "" if dims is None else f" ({-latest['elbo'] / dims / 0.6931471805599453:.4f} bits/dim)"
+    bits = "" if dims is None else f" ({-latest['elbo'] / dims / math.log(2):.4f} bits/dim)"
     return (
         f"epoch {step.epoch}  distortion {latest['distortion']:.2f} + rate {latest['rate']:.2f} "
         f"= −ELBO {-latest['elbo']:.2f} nats{bits}  {latest['active_units']} active"
@@ -128,7 +129,7 @@ def worth(bound: Bound) -> str:
         if error is not None
     ]
     guarantee = (bound.guarantee or "").replace("_", " ")
-    return f"{guarantee}, {bound.method}; {', '.join(errors)}"
+    return "; ".join(filter(None, (f"{guarantee}, {bound.method}", ", ".join(errors))))
 
 
 def show_check(identities: Sequence[Identity], estimates: Sequence[Estimate], quiet: bool) -> None:

@@ -182,9 +182,10 @@ def _in_rows_of_pairs(pairs: "np.ndarray") -> "np.ndarray":
     """Pairs (pair, 2, *event) as a sequence that fills a grid with rows above reconstructions."""
     import numpy as np
 
+    if len(pairs) > PAIRS_ABREAST:  # the last line is filled up with blanks
+        blanks = -len(pairs) % PAIRS_ABREAST
+        pairs = np.concatenate([pairs, np.full((blanks, *pairs.shape[1:]), np.nan)])
     lines = [pairs[i : i + PAIRS_ABREAST] for i in range(0, len(pairs), PAIRS_ABREAST)]
-    if len(lines) > 1 and len(lines[-1]) < PAIRS_ABREAST:
-        lines.pop()
     return np.concatenate([line[:, side] for line in lines for side in (0, 1)])
 
 
