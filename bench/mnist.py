@@ -26,11 +26,10 @@ def unveil(*words: str) -> None:
 
 def measure(data: Path, model: Path, seed: int, minutes: float) -> Any:
     """Fit and evaluate one seed: the figures of its evaluation."""
-    if not (model / "model.json").is_file():
-        unveil(
-            "fit", str(data / TRAIN), "-o", str(model), "--likelihood", "bernoulli",
-            "--max-minutes", str(minutes), "--seed", str(seed), "--overwrite",
-        )  # fmt: skip
+    unveil(
+        "fit", str(data / TRAIN), "-o", str(model), "--likelihood", "bernoulli",
+        "--max-minutes", str(minutes), "--seed", str(seed), "--overwrite",
+    )  # fmt: skip
     out = model.with_suffix(".json")
     unveil("evaluate", str(model), str(data / TEST), "--draws", "1000", "--json", str(out))
     return json.loads(out.read_text())
