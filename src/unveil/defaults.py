@@ -39,8 +39,7 @@ def recipe(schema: Schema, rows: int, device: torch.device) -> Recipe:
     """How to train on so many rows of this kind on this device."""
     if not is_large(schema, rows):
         return Recipe()
-    # A wide network learns its rows by heart within some tens of epochs; decay keeps it from that
-    # (on binarised MNIST it halves the gap between training and held-out ELBO).
+    # A wide network learns its rows by heart within some tens of epochs; decay holds it back.
     return Recipe(
         batch_size=250,
         learning_rate=2e-3,
