@@ -16,7 +16,7 @@ from unveil.data.read import Rows
 from unveil.distributions import draw
 from unveil.evidence.importance import importance
 from unveil.fitted import Fitted
-from unveil.fitting import carry_out, plan
+from unveil.fitting import finish, plan, train_planned
 from unveil.latent import VAE
 from unveil.noise import generator
 
@@ -79,7 +79,7 @@ def main() -> None:
     for beta in (0, 1):
         objective = f"elbo:beta={beta}"
         planned = plan("digits", objective=objective, epochs=EPOCHS, validation=SHARE_HELD_OUT)
-        fitted = carry_out(planned)
+        fitted = finish(*train_planned(planned))
         judge(fitted, planned.training, "training", beta)
         judge(fitted, planned.held_out, "held-out", beta)
         bounds.append(bound_from_prior(fitted.vae, fitted.tensor(planned.held_out)))
