@@ -231,7 +231,7 @@ def _(distribution: DiscretizedLogistic, shape: Sequence[int], generator: Genera
 class Pushforward(Plain, ABC):
     """A distribution made by pushing parameter-free noise: z = push(ε), ε ~ N(0, I).
 
-    Every posterior is one. The noise is drawn outside, so a training step is a pure function and
+    Every posterior is one. The noise is drawn outside, so a training step draws nothing itself and
     a gradient reaches φ through ``push`` (the reparameterisation trick; Kingma & Welling 2014).
     """
 

@@ -93,11 +93,7 @@ def as_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
-def _cells(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)
-
-
 def split_parameters(raw: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """The groups of prod(shape) numbers that stand side by side in raw, each (..., *shape)."""
-    width = _cells(shape)
+    width = math.prod(shape)
     return tuple(part.unflatten(-1, shape) for part in torch.split(raw, width, dim=-1))

@@ -1,4 +1,4 @@
-"""Training: one loop around one pure step.
+"""Training: one loop around one step.
 
 Nothing here keeps hidden state. The rows' order is a function of (seed, epoch) and the noise of
 (seed, step), so a run that was stopped anywhere goes on exactly where it would have gone.
@@ -243,11 +243,14 @@ def train(
         if run.count % order.steps_per_epoch and fraction < 1:
             continue
         warning = judge.look(model, run, fraction, step_size)
-        epoch = run.count // order.steps_per_epoch
         latest = run.history[-1] if run.history else None
         on_progress(
             Progress(
-                fraction=fraction, epoch=epoch, seconds=run.seconds, latest=latest, warning=warning
+                fraction=fraction,
+                epoch=run.epochs,
+                seconds=run.seconds,
+                latest=latest,
+                warning=warning,
             )
         )
         if time.monotonic() - last_save > SECONDS_BETWEEN_CHECKPOINTS:
