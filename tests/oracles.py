@@ -11,7 +11,7 @@ import unveil
 from unveil.distributions import LOG_2PI, DiagonalNormal, Pushforward
 from unveil.evidence.linear_gaussian import GaussianPosterior, LinearGaussian
 from unveil.families import Family
-from unveil.networks import Decoder, Encoder, FillsGaps, MarksGaps
+from unveil.networks.mlp import Decoder, Encoder, FillsGaps, MarksGaps
 
 # A statistical claim is refused beyond 5 standard errors: by chance once in two million tests.
 SURELY_WRONG = 5.0

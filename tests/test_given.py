@@ -4,7 +4,7 @@ import torch
 
 import unveil
 from unveil.evidence.importance import importance
-from unveil.networks import Decoder, Encoder, FillsGaps
+from unveil.networks.mlp import Decoder, Encoder, FillsGaps
 from unveil.units import posterior_moments
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ import unveil
 from oracles import CAUGHT, NOW, SURELY_WRONG, gauss_hermite, normal, z_score
 from unveil.distributions import DiagonalNormal, Pushforward
 from unveil.families import Family, positive
-from unveil.objectives import Objective
+from unveil.objectives.base import Objective
 
 REPEATS = 200_000
 

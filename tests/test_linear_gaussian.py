@@ -22,7 +22,7 @@ from oracles import (
 )
 from unveil.distributions import draw
 from unveil.evidence.linear_gaussian import GaussianPosterior, LinearGaussian, fit_ppca
-from unveil.likelihoods import Scale
+from unveil.likelihoods.scale import Scale
 from unveil.units import active_units, posterior_moments
 
 MODEL = a_linear_gaussian()

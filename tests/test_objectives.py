@@ -16,7 +16,9 @@ from oracles import (
     normal,
     z_score,
 )
-from unveil.objectives import ELBO, IWAE, Objective, SampledELBO, WeightedRate
+from unveil.objectives.base import Objective
+from unveil.objectives.elbo import ELBO, SampledELBO, WeightedRate
+from unveil.objectives.importance import IWAE
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import unveil
 from oracles import nonlinear_vae, normal, seeded, shake
-from unveil.objectives import Objective
+from unveil.objectives.base import Objective
 from unveil.step import Batch, Recipe, begin, can_compile, eager_step
 from unveil.storage import Checkpoints
 from unveil.training import (

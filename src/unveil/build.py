@@ -10,11 +10,14 @@ from unveil import registry
 from unveil.data.schema import BINARIZED, BINARY, GRID, REAL, Column, Schema
 from unveil.families import Conditional, Family
 from unveil.latent import VAE
-from unveil.likelihoods import Bernoulli, Columns, DiscretizedLogistic, Gaussian
-from unveil.networks import Decoder, Encoder, FillsGaps, MarksGaps
+from unveil.likelihoods.binary import Bernoulli
+from unveil.likelihoods.columns import Columns
+from unveil.likelihoods.grid import DiscretizedLogistic
+from unveil.likelihoods.real import Gaussian
+from unveil.networks.mlp import Decoder, Encoder, FillsGaps, MarksGaps
 from unveil.noise import generator
-from unveil.posteriors import DiagonalGaussian
-from unveil.priors import StandardNormal
+from unveil.posteriors.diagonal import DiagonalGaussian
+from unveil.priors.standard import StandardNormal
 
 
 @final

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import singledispatch
 from typing import final
 
@@ -13,6 +13,8 @@ from torch.distributions import Distribution, Normal, register_kl
 from torch.distributions.constraints import Constraint
 
 LOG_2PI = math.log(2 * math.pi)
+# Draws by which a posterior without closed-form moments is summed up.
+MOMENT_DRAWS = 64
 
 
 @singledispatch
@@ -239,6 +241,17 @@ class Pushforward(Plain, ABC):
     def push(self, noise: Tensor) -> Tensor:
         """z = g_φ(ε): noise (*sample, *batch, latent) to z of the same shape, differentiable."""
 
+    def kl(self, p: Distribution, z: Tensor) -> Tensor:
+        """KL(q‖p), nats, (*batch): the mean of log q(z) − log p(z) over draws z (sample, *batch,
+        latent) of q. A q that knows more in closed form leaves less to the draws."""
+        return (self.log_prob(z) - p.log_prob(z)).mean(0)
+
+    def moments(self, noise: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each latent, (*batch, latent): of ``MOMENT_DRAWS`` draws,
+        or exact where they have a closed form. ``noise(n)`` delivers n draws of ε."""
+        z = self.push(noise(MOMENT_DRAWS))
+        return z.mean(0), z.std(0)
+
 
 @final
 class DiagonalNormal(Pushforward):
@@ -265,6 +278,12 @@ class DiagonalNormal(Pushforward):
 
     def push(self, noise: Tensor) -> Tensor:
         return self.loc + self.scale * noise
+
+    def kl(self, p: Distribution, z: Tensor) -> Tensor:
+        return kl_per_unit(self, p).sum(-1) if isinstance(p, DiagonalNormal) else super().kl(p, z)
+
+    def moments(self, noise: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        return self.loc, self.scale
 
     def log_prob(self, value: Tensor) -> Tensor:
         standard = (value - self.loc) / self.scale

@@ -66,7 +66,7 @@ class Conditional(nn.Module):
     ``network`` is any module whose last axis has ``family.num_parameters`` numbers; it is called
     with ``given`` only when there are covariates. Raises ValueError when the width is another.
 
-    >>> from unveil.posteriors import DiagonalGaussian
+    >>> from unveil.posteriors.diagonal import DiagonalGaussian
     >>> encoder = Conditional(nn.Linear(5, 4), DiagonalGaussian(2))
     >>> encoder(torch.zeros(3, 5)).batch_shape
     torch.Size([3])

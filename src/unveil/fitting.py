@@ -22,7 +22,7 @@ from unveil.feed import to_source, to_tensor
 from unveil.fitted import HELD_OUT_ROWS, Fitted
 from unveil.judge import judge
 from unveil.latent import VAE
-from unveil.objectives import Objective
+from unveil.objectives.base import Objective
 from unveil.settings import Settings
 from unveil.storage import Checkpoints, read_document, write_document
 from unveil.training import CLOCKED_STEPS, Progress, Trained, train

@@ -12,7 +12,8 @@ from unveil.data.schema import Schema
 from unveil.evidence.evaluation import Evaluation, evaluate
 from unveil.feed import to_tensor
 from unveil.latent import VAE
-from unveil.likelihoods import ColumnScale, Gaussian
+from unveil.likelihoods.real import Gaussian
+from unveil.likelihoods.scale import ColumnScale
 
 
 def judge(

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from unveil.distributions import Pushforward
 from unveil.families import Conditional
-from unveil.priors import Prior
+from unveil.priors.base import Prior
 from unveil.shapes import Given, Latents, Noise, PerDraw, Rows
 
 

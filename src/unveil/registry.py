@@ -7,8 +7,10 @@ from typing import Any, TypeVar, final
 
 from unveil.data.schema import BINARIZED, BINARY, CONSTANT, GRID, REAL, Schema
 from unveil.errors import InputError
-from unveil.likelihoods import CellScale, ColumnScale, FixedScale, Scale
-from unveil.objectives import ELBO, IWAE, Objective, SampledELBO
+from unveil.likelihoods.scale import CellScale, ColumnScale, FixedScale, Scale
+from unveil.objectives.base import Objective
+from unveil.objectives.elbo import ELBO, SampledELBO
+from unveil.objectives.importance import IWAE
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.optim.adamw import adamw
 
 from unveil.latent import LatentVariableModel
-from unveil.objectives import Objective
+from unveil.objectives.base import Objective
 from unveil.shapes import Given, Noise, Rows
 
 Tensors = dict[str, Tensor]

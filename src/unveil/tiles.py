@@ -57,13 +57,13 @@ class Tile:
     given: Given
     count: int
 
-    def noise(self, seed: int, purpose: str) -> Callable[[int, int], Tensor]:
+    def noise(self, seed: int, purpose: str, num_latents: int) -> Callable[[int], Tensor]:
         """The rows' own noise, keyed by (seed, purpose, row): successive draws at each call.
 
-        The function takes (num_samples, num_latents) and returns (sample, row, latent).
+        The function takes a number of draws and returns (sample, row, latent).
         """
         streams = RowStreams(seed, purpose, digests(self.x.cpu().numpy()))
-        return lambda num_samples, num_latents: streams.normal(num_samples, num_latents).to(self.x)
+        return lambda num_samples: streams.normal(num_samples, num_latents).to(self.x)
 
 
 def tiles(x: Rows, given: Given = None) -> Iterator[Tile]:

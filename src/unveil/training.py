@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from unveil.data.stream import Source, Stored
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
-from unveil.objectives import ELBO, Objective
+from unveil.objectives.base import Objective
+from unveil.objectives.elbo import ELBO
 from unveil.shapes import Given, Rows
 from unveil.step import (
     Batch,
@@ -32,7 +33,7 @@ from unveil.step import (
     trainable,
 )
 from unveil.tiles import RowsAlike, tiles
-from unveil.units import active_units, collapse_warning, rate
+from unveil.units import active_units, collapse_warning
 
 # A run limited by the clock alone is counted as this many steps: its schedules see only the share
 # of the time that is over.
@@ -413,15 +414,16 @@ def held_out_figures(
     means = []
     with torch.no_grad(), RowsAlike():
         for tile in tiles(x, given):
-            noise = tile.noise(seed, "held out")(objective.num_samples, model.num_latents)
+            row_noise = tile.noise(seed, "held out", model.num_latents)
+            noise = row_noise(objective.num_samples)
             value = objective(model, tile.x, noise, final_clock, tile.given)
             q = model.posterior(tile.x, tile.given)
             z = q.push(noise)
             distortion = -model.likelihood(z[:1], tile.given).log_prob(tile.x)[0]
-            figures = torch.stack([value, rate(q, model.prior(tile.given), z), distortion])
+            figures = torch.stack([value, q.kl(model.prior(tile.given), z), distortion])
             figures = figures[:, : tile.count]
             sums += figures.double().sum(-1).cpu()
-            means.append(q.mean[: tile.count])
+            means.append(q.moments(row_noise)[0][: tile.count])
     value, mean_rate, distortion = (sums / len(x)).tolist()
     active = active_units(torch.cat(means))
     figures = {

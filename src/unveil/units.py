@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from unveil.distributions import DiagonalNormal, Pushforward, kl_per_unit
+from unveil.distributions import DiagonalNormal, kl_per_unit
 from unveil.latent import LatentVariableModel
-from unveil.shapes import Given, PerRow, PerUnit, Rows
+from unveil.shapes import Given, PerUnit, Rows
 from unveil.tiles import RowsAlike, tiles
 
 # Burda et al. 2016, section 5: a unit is active when its posterior mean varies over the data.
@@ -26,9 +26,10 @@ def posterior_moments(
     means, sds = [], []
     with torch.no_grad(), RowsAlike():
         for tile in tiles(x, given):
-            q = model.posterior(tile.x, tile.given)
-            means.append(q.mean[: tile.count])
-            sds.append(q.stddev[: tile.count])
+            noise = tile.noise(0, "moments", model.num_latents)
+            mean, sd = model.posterior(tile.x, tile.given).moments(noise)
+            means.append(mean[: tile.count])
+            sds.append(sd[: tile.count])
     return torch.cat(means), torch.cat(sds)
 
 
@@ -48,12 +49,6 @@ def rate_per_unit(q: Distribution, p: Distribution) -> Tensor | None:
     if isinstance(q, DiagonalNormal) and isinstance(p, DiagonalNormal):
         return kl_per_unit(q, p)
     return None
-
-
-def rate(q: Pushforward, p: Distribution, z: Tensor) -> PerRow:
-    """KL(q‖p) per row, nats: in closed form where it splits over latents, else from draws z ~ q."""
-    units = rate_per_unit(q, p)
-    return (q.log_prob(z) - p.log_prob(z)).mean(0) if units is None else units.sum(-1)
 
 
 def collapse_warning(active: Sequence[bool], rows: int) -> str | None:

@@ -12,12 +12,13 @@ from unveil.evidence.importance import importance
 from unveil.evidence.linear_gaussian import GaussianPosterior, LinearGaussian
 from unveil.families import Conditional, raw_of
 from unveil.latent import VAE
-from unveil.likelihoods import FixedScale, Gaussian
-from unveil.networks import linear
+from unveil.likelihoods.real import Gaussian
+from unveil.likelihoods.scale import FixedScale
+from unveil.networks.mlp import linear
 from unveil.noise import generator
-from unveil.objectives import ELBO, SampledELBO
-from unveil.posteriors import DiagonalGaussian
-from unveil.priors import StandardNormal
+from unveil.objectives.elbo import ELBO, SampledELBO
+from unveil.posteriors.diagonal import DiagonalGaussian
+from unveil.priors.standard import StandardNormal
 
 # More standard errors than this do not happen by chance.
 FARTHEST = 5.0

@@ -107,13 +107,13 @@ def _weigh(
 ) -> dict[str, Tensor | None]:
     """The figures of one tile's real rows, accumulated in float64 over chunks of draws."""
     q, p = model.posterior(tile.x, tile.given), model.prior(tile.given)
-    noise = tile.noise(seed, "importance")
-    rows = len(tile.x)
+    noise = tile.noise(seed, "importance", model.num_latents)
+    rows, observed = len(tile.x), (~torch.isnan(tile.x)).flatten(1).any(1).cpu()
     log_sum = torch.full((rows,), -math.inf, dtype=torch.float64)
     log_sum_squares = log_sum.clone()
     log_likelihood, log_ratio = torch.zeros(2, rows, dtype=torch.float64)
     for size in chunks(num_samples, floats_per_draw=rows * _widest(model, tile)):
-        particles = model.particles(tile.x, noise(size, model.num_latents), tile.given)
+        particles = model.particles(tile.x, noise(size), tile.given)
         log_w = particles.log_weights.double().cpu()
         log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
         log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
@@ -122,13 +122,14 @@ def _weigh(
     units = rate_per_unit(q, p)
     rate = log_ratio / num_samples if units is None else units.double().sum(-1).cpu()
     figures = {
-        "log_evidence": log_sum - math.log(num_samples),
+        # Nothing observed: p(∅) = 1, whatever the draws say.
+        "log_evidence": torch.where(observed, log_sum - math.log(num_samples), 0.0),
         "distortion": -log_likelihood / num_samples,
         "rate": rate,
         # Where no draw can have made x, all weights are alike in being zero: one draw's worth.
         "ess": torch.where(log_sum > -math.inf, torch.exp(2 * log_sum - log_sum_squares), 1.0),
         "rate_per_unit": None if units is None else units.double().cpu(),
-        "means": q.mean.double().cpu(),
+        "means": q.moments(tile.noise(seed, "moments", model.num_latents))[0].double().cpu(),
     }
     return {name: None if t is None else t[: tile.count] for name, t in figures.items()}
 

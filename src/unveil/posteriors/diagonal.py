@@ -1,4 +1,4 @@
-"""q(z|x): approximate posteriors, each a pushforward of parameter-free noise."""
+"""The mean-field Gaussian posterior."""
 
 from typing import final
 

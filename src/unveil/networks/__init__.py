@@ -1,0 +1,1 @@
+"""Encoders and decoders: plain modules from numbers to numbers."""

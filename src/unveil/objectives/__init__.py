@@ -1,0 +1,1 @@
+"""What training maximises, one honest number per row."""

@@ -1,0 +1,1 @@
+"""q(z|x): approximate posteriors, each a pushforward of parameter-free noise."""

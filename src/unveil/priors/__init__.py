@@ -1,0 +1,1 @@
+"""p(z): what latent variables look like before any data."""
