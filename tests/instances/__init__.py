@@ -31,9 +31,7 @@ __all__ = [
 
 def concrete(package: ModuleType, kinds: tuple[type, ...]) -> set[type]:
     """The classes of these kinds that a package's modules define and that can be made."""
-    modules = [
-        import_module(f"{package.__name__}.{m.name}") for m in iter_modules(package.__path__)
-    ]
+    names = [f"{package.__name__}.{module.name}" for module in iter_modules(package.__path__)]
     return {
         value
         for name in names

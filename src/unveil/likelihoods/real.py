@@ -18,6 +18,7 @@ class Gaussian(LocationScale):
     Jacobian −log unit is part of log p. ``scale`` is a FixedScale, a ColumnScale (default) or a
     CellScale.
 
+    >>> from unveil import FixedScale
     >>> family = Gaussian(1, FixedScale(1.0), unit=10.0)     # x = 0 stands for value = shift
     >>> density = family(torch.zeros(1, 1)).log_prob(torch.zeros(1, 1)).exp()
     >>> round(float(density), 5)                             # 1/(10 √2π)
