@@ -188,7 +188,7 @@ def fused_update(
         [],
         list(state.step.expand(len(names)).clone().unbind()),
         fused=True,
-        grad_scale=shrink,
+        grad_scale=shrink.to(torch.float32),
         found_inf=(~finite).to(torch.float32),
         amsgrad=False,
         beta1=BETAS[0],
