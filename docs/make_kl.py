@@ -19,6 +19,7 @@ from unveil.fitted import Fitted
 from unveil.fitting import finish, plan, train_planned
 from unveil.latent import VAE
 from unveil.noise import generator
+from unveil.request import Request
 
 FIGURES = Path(__file__).parent / "figures"
 EPOCHS = 400
@@ -63,7 +64,8 @@ def judge(fitted: Fitted, rows: Rows, name: str, beta: int) -> None:
 
 def illustrate(fitted: Fitted, held_out: Rows, beta: int) -> None:
     """Draw samples from the prior, and where held-out rows lie in latent space."""
-    samples = figures.samples(fitted.schema, held_out.values, *fitted.sample_both(PICTURES))
+    drawn = fitted.sample_like(held_out.take(slice(0, PICTURES)))
+    samples = figures.samples(fitted.schema, held_out.values, *drawn)
     figures.save(samples, FIGURES / f"kl_samples_beta{beta}.png")
     few = held_out.take(slice(0, ROWS_ON_THE_MAP))
     latents = figures.latent_map(fitted.encode(few)[0], few.labels["digit"])
@@ -77,10 +79,11 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|")
     bounds = []
     for beta in (0, 1):
-        objective = f"elbo:beta={beta}"
-        planned = plan("digits", objective=objective, epochs=EPOCHS, validation=SHARE_HELD_OUT)
+        objective = f"beta_elbo:beta={beta}"
+        asked = Request(objective=objective, epochs=EPOCHS, validation=SHARE_HELD_OUT)
+        planned = plan("digits", asked)
         fitted = finish(*train_planned(planned))
-        judge(fitted, planned.training, "training", beta)
+        judge(fitted, planned.rows.take(planned.training), "training", beta)
         judge(fitted, planned.held_out, "held-out", beta)
         bounds.append(bound_from_prior(fitted.vae, fitted.tensor(planned.held_out)))
         illustrate(fitted, planned.held_out, beta)

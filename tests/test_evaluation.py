@@ -10,6 +10,7 @@ import unveil
 from unveil.evidence.bound import Bound
 from unveil.evidence.evaluation import draw_error, evaluate, row_error
 from unveil.evidence.importance import importance
+from unveil.tiles import row_digests
 from unveil.units import collapse_warning
 
 
@@ -32,15 +33,16 @@ def bits(rows: int, cells: int = 3) -> torch.Tensor:
 def test_equal_rows_share_draws_and_their_errors_add() -> None:
     """Four equal rows are no better known than one; four distinct ones are, by a half."""
     variance = torch.full((4,), 0.04, dtype=torch.float64)
-    assert draw_error(variance, torch.zeros(4, 2)) == pytest.approx(0.2)
-    assert draw_error(variance, torch.arange(4.0)[:, None]) == pytest.approx(0.1)
+    assert draw_error(variance, row_digests(torch.zeros(4, 2))) == pytest.approx(0.2)
+    assert draw_error(variance, row_digests(torch.arange(4.0)[:, None])) == pytest.approx(0.1)
 
 
 def test_the_error_of_the_draws_is_the_spread_over_seeds() -> None:
     x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
     runs = [importance(vae(), x, num_samples=100, seed=seed) for seed in range(200)]
     spread = torch.stack([run.log_evidence.mean() for run in runs]).std()
-    claimed = torch.tensor([draw_error(run.log_evidence_variance, x) for run in runs]).mean()
+    keys = row_digests(x)
+    claimed = torch.tensor([draw_error(run.log_evidence_variance, keys) for run in runs]).mean()
     assert float(claimed / spread) == pytest.approx(1.0, abs=0.2)
     # The mutant: as if all rows shared one draw.
     assert float(claimed * math.sqrt(len(x)) / spread) > 2

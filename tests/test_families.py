@@ -9,7 +9,15 @@ import unveil.likelihoods
 import unveil.objectives
 import unveil.posteriors
 import unveil.priors
-from instances import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS, SCALES, forgotten
+from instances import (
+    CONDITIONED_PRIORS,
+    LIKELIHOODS,
+    OBJECTIVES,
+    POSTERIORS,
+    PRIORS,
+    SCALES,
+    forgotten,
+)
 from unveil.families import Conditional, positive
 
 DTYPES = (torch.float32, torch.float64)
@@ -18,13 +26,13 @@ DTYPES = (torch.float32, torch.float64)
 def test_nothing_is_forgotten() -> None:
     families = [example.make() for example in LIKELIHOODS]
     assert forgotten(unveil.likelihoods, [*families, *SCALES]) == set()
-    assert forgotten(unveil.priors, PRIORS) == set()
+    assert forgotten(unveil.priors, [*PRIORS, *CONDITIONED_PRIORS]) == set()
     assert forgotten(unveil.posteriors, POSTERIORS) == set()
     assert forgotten(unveil.objectives, OBJECTIVES) == set()
 
 
 def test_what_is_forgotten_is_named() -> None:
-    assert forgotten(unveil.objectives, OBJECTIVES[:3]) == {"SampledELBO", "IWAE"}
+    assert forgotten(unveil.objectives, OBJECTIVES[2:]) == {"ELBO"}
 
 
 def test_a_network_of_the_wrong_width_is_refused_in_words() -> None:

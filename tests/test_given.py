@@ -58,6 +58,6 @@ def test_a_row_keeps_its_covariates_in_any_order() -> None:
 def test_every_objective_conditions_on_what_is_given() -> None:
     vae, noise, clock = conditional_vae(), torch.zeros(2, 400, 1), torch.tensor(1.0)
     for objective in (unveil.ELBO(), unveil.SampledELBO(), unveil.IWAE(num_samples=2)):
-        objective = objective.scheduled(100)
+        objective = objective.scheduled(100, rows=400)
         told = objective(vae, X, noise, clock, GIVEN)
         assert not torch.equal(told, objective(vae, X, noise, clock, 1 - GIVEN))

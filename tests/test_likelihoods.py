@@ -3,21 +3,28 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 from torch import Tensor
 from torch.distributions import Distribution
 
 import unveil
 from instances import LIKELIHOODS, Likelihood
 from oracles import CAUGHT, SURELY_WRONG, chi_square_z, nonlinear_vae, normal, seeded
-from unveil.distributions import draw
-from unveil.families import Family
+from unveil.distributions import DiscretizedLogistic, draw
+from unveil.families import Family, positive, raw_of
+from unveil.likelihoods.angles import VonMisesDensity
+from unveil.likelihoods.positive import LogNormalDensity
 
 NAN = math.nan
 DTYPES = (torch.float32, torch.float64)
 
 every_likelihood = pytest.mark.parametrize("example", LIKELIHOODS, ids=lambda e: e.name)
+every_likelihood_with_a_mean = pytest.mark.parametrize(
+    "example", [e for e in LIKELIHOODS if e.have_mean], ids=lambda e: e.name
+)
 
 
 def column_probabilities(p: Distribution, example: Likelihood, j: int) -> Tensor:
@@ -69,25 +76,44 @@ def test_draws_follow_the_likelihood_and_not_one_that_is_nearly_it(example: Like
     family, raw = example.family(), example.raw(1, seed=3)
     p = family(raw)
     assert disagreement(p, p, example) < SURELY_WRONG
-    assert disagreement(p, family(raw + 0.8), example) > CAUGHT / 2
+    assert disagreement(p, family(raw + example.nudge), example) > CAUGHT / 2
 
 
-@pytest.mark.parametrize("name", ["Gaussian", "DiscretizedLogistic"])
+TEN_PERCENT_OFF = {
+    "gaussian, a known spread": lambda s: unveil.Gaussian(2, unveil.FixedScale(2 * s), unit=10.0),
+    "discretized logistic without ends": lambda s: unveil.DiscretizedLogistic(
+        2, unveil.FixedScale(2 * s), step=0.3
+    ),
+    "student t image": lambda s: unveil.StudentT(2, unveil.FixedScale(2 * s), unit=10.0),
+    "log-normal, a spread per column": lambda s: unveil.LogNormal(
+        2, unveil.FixedScale(0.5 * s), unit=10.0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEN_PERCENT_OFF)
 def test_draws_with_a_spread_ten_percent_off_are_noticed(name: str) -> None:
-    def family(spread: float) -> Family:
-        scale = unveil.FixedScale(spread)
-        if name == "Gaussian":
-            return unveil.Gaussian(2, scale, unit=10.0)
-        return unveil.DiscretizedLogistic(2, scale, step=0.3)
-
-    wanted = "units of 10" if name == "Gaussian" else "without ends"
-    example = next(e for e in LIKELIHOODS if wanted in e.name)
+    family = TEN_PERCENT_OFF[name]
+    example = next(e for e in LIKELIHOODS if e.name.startswith(name))
     cells = example.cells[:1] * 2
-    example = replace(example, make=lambda: family(2.0), cells=cells)
+    example = replace(example, make=lambda: family(1.0), cells=cells)
     raw = torch.zeros(1, 2, dtype=torch.float64)
-    p = family(2.0)(raw)
+    p = family(1.0)(raw)
     assert disagreement(p, p, example) < SURELY_WRONG
-    assert disagreement(p, family(2.2)(raw), example) > CAUGHT / 2
+    assert disagreement(p, family(1.1)(raw), example) > CAUGHT / 2
+
+
+@pytest.mark.parametrize("length", [1e-9, 0.8, 30.0, 2000.0])
+def test_angles_with_a_spread_ten_percent_off_are_noticed(length: float) -> None:
+    """Over all concentrations, as a rejection sampler may fail at one of them alone."""
+    example = next(e for e in LIKELIHOODS if "von Mises" in e.name)
+    family = unveil.VonMises(1, unit=180 / math.pi).double()
+    example = replace(example, cells=example.cells[:1])
+    raw = length * torch.tensor([[-1.0, 0.3]], dtype=torch.float64)
+    p = family(raw)
+    assert disagreement(p, p, example) < SURELY_WRONG
+    flatter = family(raw / 1.21 + (0.3 if length < 1e-3 else 0.0))
+    assert disagreement(p, flatter, example) > CAUGHT / 2
 
 
 @every_likelihood
@@ -113,7 +139,8 @@ def test_a_gap_has_a_gradient_of_exactly_zero(example: Likelihood) -> None:
     row[:, 0] = NAN
     row.requires_grad_()
     p = example.family()(raw)
-    (of_row,) = torch.autograd.grad(p.log_prob(row.unflatten(-1, p.event_shape)).sum(), [row])
+    log_p = p.log_prob(row.unflatten(-1, p.event_shape)).sum()
+    (of_row,) = torch.autograd.grad(log_p, [row], materialize_grads=True)  # a class has none
     assert of_row[0, 0] == 0.0
     assert torch.isfinite(of_row).all()
 
@@ -147,7 +174,7 @@ def test_values_and_gradients_stay_finite_at_extremes(
     family = example.family(dtype)
     raw = torch.full((3, family.num_parameters), size, dtype=dtype).requires_grad_()
     ends = [[cell.values[i] for cell in example.cells] for i in (0, -1)]
-    far = [cell.values[-1] if cell.counted else 1e4 for cell in example.cells]
+    far = [cell.far for cell in example.cells]
     rows = torch.tensor([*ends, far], dtype=dtype).unflatten(-1, family.event_shape)
     log_p = family(raw).log_prob(rows)
     assert torch.isfinite(log_p).all()
@@ -175,15 +202,175 @@ def test_a_likelihood_broadcasts_over_draws(example: Likelihood) -> None:
     torch.testing.assert_close(log_p[1], family(raw[1]).log_prob(rows))
 
 
-@every_likelihood
+@every_likelihood_with_a_mean
 def test_the_mean_is_that_of_the_draws(example: Likelihood) -> None:
     """Within half a step, which is what rounding may move a discretised mean by."""
     p = example.family()(example.raw(1, seed=3))
     for j, cell in enumerate(example.cells):
-        exact = (cell.values * column_probabilities(p, example, j)).sum()
+        exact = cell.mean(cell.values, column_probabilities(p, example, j))
         step = float(cell.values[1] - cell.values[0])
         tolerance = step / 2 if cell.counted else 1e-6
         assert (p.mean[0].flatten()[j] - exact).abs() <= tolerance
+
+
+# ---- densities beside SciPy's, and what raw numbers mean ---------------------------------------
+
+
+def beside(family: Family, raw: Tensor, x: Tensor, peer: object) -> None:
+    """log p(x) of one column, x (row), is the peer's to float64's rounding."""
+    log_p = family.double()(raw.expand(len(x), -1)).log_prob(x[:, None])
+    torch.testing.assert_close(log_p.detach(), torch.as_tensor(peer), rtol=1e-11, atol=1e-11)
+
+
+def test_student_s_t_is_scipy_s() -> None:
+    x = torch.tensor([-1e12, -50.0, 0.0, 0.3, 7.0, 1e6], dtype=torch.float64)
+    for freedom in (1.001, 2.5, 8.0, 1e3):
+        family = unveil.StudentT(1, unveil.FixedScale(0.7), unit=10.0)
+        with torch.no_grad():
+            family.raw_freedom.copy_(raw_of(torch.tensor([freedom - 1])))
+        nu = family.double().freedom.item()
+        assert nu == pytest.approx(freedom, rel=1e-4)
+        peer = stats.t.logpdf(10 * x.numpy(), nu, loc=3.0, scale=7.0)
+        beside(family, torch.tensor([[0.3]], dtype=torch.float64), x, peer)
+
+
+def test_student_s_t_keeps_its_digits_in_float32_where_log_gamma_is_large() -> None:
+    family = unveil.StudentT(1, unveil.FixedScale(1.0))
+    with torch.no_grad():
+        family.raw_freedom.fill_(3e4)
+    zero = torch.zeros(1, 1)
+    nu, log_p = family.freedom.item(), family(zero).log_prob(zero).item()
+    assert log_p == pytest.approx(stats.t.logpdf(0.0, nu), abs=1e-6)
+
+
+def test_the_log_normal_is_scipy_s() -> None:
+    x = torch.tensor([1e-200, 1e-9, 0.3, 1.0, 7.0, 1e100], dtype=torch.float64)
+    peer = stats.lognorm.logpdf(10 * x.numpy(), 0.7, scale=10 * math.exp(0.3))
+    family = unveil.LogNormal(1, unveil.FixedScale(0.7), unit=10.0)
+    beside(family, torch.tensor([[0.3]], dtype=torch.float64), x, peer)
+
+
+@pytest.mark.parametrize("length", [1e-9, 0.5, 8.0, 1e3])
+def test_the_von_mises_density_and_its_gradient_are_scipy_s(length: float) -> None:
+    """∂ log p/∂κ = cos(x − μ) − I₁(κ)/I₀(κ)."""
+    x = torch.linspace(-9.0, 9.0, 7, dtype=torch.float64)
+    direction = torch.tensor([2.0], dtype=torch.float64)
+    raw = length * torch.cat([direction.cos(), direction.sin()])[None]
+    k = length / math.sqrt(1 + (length * 1e-4) ** 2)
+    beside(unveil.VonMises(1), raw, x, stats.vonmises.logpdf(x.numpy(), k, loc=2.0))
+    k = torch.full_like(x, k).requires_grad_()
+    p = VonMisesDensity(direction.cos().expand(7), direction.sin().expand(7), k)
+    (gradient,) = torch.autograd.grad(p.log_prob(x).sum(), [k])
+    concentration = k.detach().numpy()
+    ratio = torch.from_numpy(special.i1e(concentration) / special.i0e(concentration))
+    torch.testing.assert_close(gradient, (x - direction).cos() - ratio, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("raw", [-80.0, -3.0, -0.25, -0.15, -1e-3, 1e-12, 0.0, 0.19, 0.21, 60.0])
+def test_the_continuous_bernoulli_is_normalised_by_quadrature(raw: float) -> None:
+    x = torch.tensor([0.0, 1e-9, 0.4, 1.0], dtype=torch.float64)
+    eta = raw / math.sqrt(1 + (0.01 * raw) ** 2)
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    log_total = math.log((weights / 2 * np.exp(eta * (nodes + 1) / 2)).sum())
+    family, at = unveil.ContinuousBernoulli(1), torch.tensor([[raw]], dtype=torch.float64)
+    beside(family, at, x, eta * x - log_total)
+    mean = (weights / 2 * (nodes + 1) / 2 * np.exp(eta * (nodes + 1) / 2 - log_total)).sum()
+    assert float(family(at).mean) == pytest.approx(mean, rel=1e-12)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
+    family = unveil.DiscretizedLogisticMixture(2, 3, step=0.5, low=-2.0, high=1.0).double()
+    raw = normal(4, 5, family.num_parameters)
+    weights, moved, spreads = (raw + family.apart).reshape(5, 3, 2, 3).unbind(1)
+    x = torch.tensor([-2.0, 0.5]).double()
+    alone = DiscretizedLogistic(moved, 0.01 + positive(spreads), step=0.5, low=-2.0, high=1.0)
+    mass = (weights.softmax(-1) * alone.log_prob(x[:, None]).exp()).sum(-1)
+    torch.testing.assert_close(family(raw).log_prob(x), mass.log().sum(-1), rtol=1e-7, atol=0.0)
+
+
+def test_components_of_a_mixture_are_told_apart_from_the_start() -> None:
+    """Where all start alike, each has the same gradient and they never part."""
+
+    def gradients(family: Family) -> Tensor:
+        raw = torch.zeros(1, family.num_parameters).requires_grad_()
+        log_p = family(raw).log_prob(torch.full((1, 1), 3.0)).sum()
+        return torch.autograd.grad(log_p, [raw])[0].reshape(3, 5)
+
+    family = unveil.DiscretizedLogisticMixture(1, 5, step=1.0, low=0.0, high=16.0)
+    assert all(len(kind.unique()) == 5 for kind in gradients(family))
+    family.apart.zero_()
+    assert all(len(kind.unique()) == 1 for kind in gradients(family))
+
+
+@pytest.mark.parametrize(
+    ("family", "value"),
+    [
+        (unveil.LogNormal(1), 0.0),
+        (unveil.LogNormal(1), -1.0),
+        (unveil.ContinuousBernoulli(1), -0.01),
+        (unveil.ContinuousBernoulli(1), 1.01),
+    ],
+)
+def test_an_impossible_value_has_density_zero(family: Family, value: float) -> None:
+    raw = torch.zeros(1, family.num_parameters)
+    assert family(raw).log_prob(torch.tensor([[value]])).item() == -math.inf
+
+
+def test_a_log_normal_without_its_jacobian_would_not_integrate_to_one() -> None:
+    """Without −log x the total is E x."""
+    cell = next(e for e in LIKELIHOODS if e.name.startswith("log-normal image")).cells[0]
+    p = LogNormalDensity(*torch.tensor([0.4, 0.5], dtype=torch.float64))
+    with_jacobian = p.log_prob(cell.values)
+    assert float((cell.measure * with_jacobian.exp()).sum()) == pytest.approx(1.0)
+    forgets = with_jacobian + cell.values.log()
+    assert float((cell.measure * forgets.exp()).sum()) == pytest.approx(float(p.mean))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        unveil.Gaussian(4, unveil.CellScale()),
+        unveil.StudentT(4),
+        unveil.LogNormal(4),
+        unveil.LogNormal(4, unveil.CellScale()),
+        unveil.LogNormal((2, 2), unveil.FixedScale(0.3)),
+        unveil.VonMises(4),
+        unveil.ContinuousBernoulli((2, 2)),
+        unveil.DiscretizedLogisticMixture((2, 2), 5, step=1 / 16, low=0.0, high=1.0),
+        unveil.DiscretizedLogisticMixture(4, 3, step=0.1),
+    ],
+    ids=lambda family: type(family).__name__,
+)
+def test_a_family_starts_with_its_mean_where_it_is_told(family: Family) -> None:
+    for dtype in DTYPES:
+        mean = torch.tensor([0.03, 0.3, 0.5, 0.9], dtype=dtype).reshape(family.event_shape)
+        family = family.to(dtype)
+        torch.testing.assert_close(family(family.start(mean)).mean.detach(), mean)
+
+
+def test_a_positive_column_cannot_start_at_a_negative_mean() -> None:
+    with pytest.raises(ValueError, match=r"expected positive means for positive cells, got -1; "):
+        unveil.LogNormal(2).start(torch.tensor([1.0, -1.0]))
+
+
+@every_likelihood
+def test_draws_move_no_global_state_and_are_their_generator_s(example: Likelihood) -> None:
+    p, before = example.family()(example.raw(2)), torch.get_rng_state()
+    a, b, other = (draw(p, (50,), seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_likelihood
+def test_a_density_is_in_the_data_s_precision_where_networks_run_in_bfloat16(
+    example: Likelihood,
+) -> None:
+    family, raw = example.family(torch.float32), example.raw(9, dtype=torch.float32)
+    rows = example.rows(9, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = family(raw).log_prob(rows)
+    assert torch.equal(lowered, family(raw).log_prob(rows))
 
 
 # ---- the empty row through a whole model -------------------------------------------------------

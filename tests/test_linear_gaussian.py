@@ -105,7 +105,7 @@ def test_the_elbo_is_the_closed_form_in_expectation(name: str) -> None:
     expected = MODEL.elbo(x, q)[0]
     assert z_score(unveil.ELBO()(vae, rows, noise, NOW), expected) < SURELY_WRONG
     assert z_score(unveil.SampledELBO()(vae, rows, noise, NOW), expected) < SURELY_WRONG
-    halved = unveil.ELBO(beta=0.5, warmup_steps=0)  # the KL counted by half
+    halved = unveil.BetaELBO(beta=0.5, warmup_steps=0)  # the KL counted by half
     assert z_score(halved(vae, rows, noise, NOW), expected) > CAUGHT
 
 
@@ -179,7 +179,7 @@ def train_linear(x: Tensor, latents: int, scale: Scale, beta: float, steps: int)
     unveil.train(
         vae,
         x.float(),
-        objective=unveil.ELBO(num_samples=4, beta=beta, warmup_steps=0),
+        objective=unveil.BetaELBO(num_samples=4, beta=beta, warmup_steps=0),
         recipe=unveil.Recipe(
             batch_size=len(x), learning_rate=0.05, learning_rate_warmup=1, weight_decay=0.0
         ),

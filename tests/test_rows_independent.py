@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import unveil
 from oracles import (
@@ -20,13 +21,19 @@ from oracles import (
     nonlinear_vae,
     normal,
     seeded,
+    shake,
     with_gaps,
 )
 from unveil import tiles
 from unveil.data.encode import digests
 from unveil.evidence.importance import importance
 from unveil.families import Family
+from unveil.networks.conv import ConvDecoder, ConvEncoder
+from unveil.networks.mlp import Decoder
+from unveil.networks.mouth import CosSin, FillsGaps, MarksGaps, OneHot
+from unveil.networks.sets import SetEncoder
 from unveil.noise import RowStreams, generator
+from unveil.tiles import RowsAlike
 from unveil.units import posterior_moments
 
 ROWS = 300  # one whole tile and a padded one
@@ -53,6 +60,47 @@ def mixed(rows: int) -> Tensor:
 
 def two_kinds() -> Family:
     return unveil.Columns([((0, 2, 4), unveil.Gaussian(3)), ((1, 3), unveil.Bernoulli(2))])
+
+
+def shaken(encoder: nn.Module, decoder: nn.Module, family: Family) -> unveil.VAE:
+    vae = unveil.VAE(
+        prior=unveil.StandardNormal(3),
+        likelihood=unveil.Conditional(decoder, family),
+        posterior=unveil.Conditional(encoder, unveil.DiagonalGaussian(3)),
+    )
+    shake(vae, seed=6, sd=0.1)
+    return vae
+
+
+def convolutional() -> unveil.VAE:
+    family = unveil.Bernoulli((9, 7))
+    sizes = {"channels": (13, 7), "width": 11, "covariates": 0}
+    return shaken(
+        ConvEncoder((9, 7), outputs=6, gaps=MarksGaps(), **sizes),
+        ConvDecoder((9, 7), num_latents=3, outputs=family.num_parameters, **sizes),
+        family,
+    )
+
+
+def coloured() -> unveil.VAE:
+    family = unveil.Gaussian((5, 6, 3), unveil.CellScale())
+    sizes = {"channels": (5,), "depth": 2, "width": 7, "covariates": 0}
+    return shaken(
+        ConvEncoder((5, 6, 3), outputs=6, gaps=FillsGaps(), **sizes),
+        ConvDecoder((5, 6, 3), num_latents=3, outputs=family.num_parameters, **sizes),
+        family,
+    ).double()
+
+
+def of_sets() -> unveil.VAE:
+    family = unveil.Gaussian(33)
+    sizes = {"covariates": 0, "width": 13, "depth": 1}
+    ways = [((4, 1), OneHot([2, 3])), ((7,), CosSin())]
+    return shaken(
+        SetEncoder((33,), outputs=6, embedding=5, parts=ways, **sizes),
+        Decoder(3, outputs=33, **sizes),
+        family,
+    )
 
 
 # Odd widths on purpose: a kernel that rounds by a row's place in memory shows itself there.
@@ -86,6 +134,12 @@ CASES: dict[str, tuple[Callable[[], unveil.VAE], Callable[[int], Tensor]]] = {
         lambda: nonlinear_vae(unveil.Gaussian(5), latents=2, width=7).double(),
         lambda n: normal(67, n, 5),
     ),
+    "convolutions of 13 and 7 channels": (
+        convolutional,
+        lambda n: with_gaps((normal(73, n, 9, 7) > 0).float(), seed=74),
+    ),
+    "convolutions in colour, float64": (coloured, lambda n: normal(75, n, 5, 6, 3)),
+    "sets of cells": (of_sets, lambda n: with_gaps(normal(76, n, 33).float(), seed=77, share=0.6)),
 }
 every_case = pytest.mark.parametrize(("make", "rows"), CASES.values(), ids=CASES)
 
@@ -150,6 +204,32 @@ def test_cutting_the_draws_into_chunks_changes_rounding_alone(
     at_once = importance(vae, x, num_samples=9).log_evidence
     monkeypatch.setattr(tiles, "FLOATS_PER_CHUNK", 2 * 256 * 20)
     torch.testing.assert_close(importance(vae, x, num_samples=9).log_evidence, at_once)
+
+
+def pairs(x: Tensor) -> Tensor:
+    return x.unflatten(1, (17, 23))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(F.silu, id="silu"),
+        pytest.param(F.gelu, id="gelu"),
+        pytest.param(F.softplus, id="softplus"),
+        pytest.param(lambda x: F.silu(x.T).T, id="silu of columns"),
+        pytest.param(lambda x: F.softplus(x[:, ::2]), id="softplus of every other"),
+        pytest.param(lambda x: torch.bmm(pairs(x).mT, pairs(x)), id="bmm"),
+        pytest.param(lambda x: torch.baddbmm(x[:, :1, None], pairs(x).mT, pairs(x)), id="baddbmm"),
+    ],
+)
+def test_an_operation_treats_rows_alike(threads, function, dtype) -> None:
+    """391 numbers a row are shared by three threads in parts that are no whole vectors."""
+    x, order = normal(78, 256, 391).to(dtype), torch.randperm(256, generator=seeded(79))
+    with RowsAlike():
+        whole, permuted = function(x), function(x[order])
+    assert torch.equal(whole[order], permuted)
+    torch.testing.assert_close(whole, function(x))
 
 
 def test_equal_rows_have_equal_results() -> None:

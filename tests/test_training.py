@@ -281,7 +281,7 @@ def overfit(objective: Objective, recipe: Recipe = OVERFIT) -> tuple[unveil.VAE,
 
 
 def test_the_best_weights_are_chosen_by_the_objective_that_was_asked_for() -> None:
-    objective = unveil.ELBO(beta=0.1, warmup_steps=0)
+    objective = unveil.BetaELBO(beta=0.1, warmup_steps=0)
     model, trained = overfit(objective)
     best = max(trained.history, key=lambda line: line["objective"])
     assert best is not max(trained.history, key=lambda line: line["elbo"])
@@ -305,7 +305,7 @@ def test_no_weights_are_chosen_before_the_warm_up_is_over() -> None:
 
 def test_held_out_figures_are_at_the_final_settings_from_the_start() -> None:
     """At β = 4: objective = −distortion − 4 rate on every line, during the warm-up too."""
-    _, trained = overfit(unveil.ELBO(beta=4.0, warmup_steps=100))
+    _, trained = overfit(unveil.BetaELBO(beta=4.0, warmup_steps=100))
     for line in trained.history:
         assert line["elbo"] == pytest.approx(-line["distortion"] - line["rate"])
         assert line["objective"] == pytest.approx(-line["distortion"] - 4 * line["rate"], rel=1e-5)

@@ -6,29 +6,32 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from unveil import registry
-from unveil.data.schema import BINARIZED, BINARY, GRID, REAL, Column, Schema
-from unveil.families import Conditional, Family
+from unveil.data.schema import Schema
+from unveil.errors import InputError
+from unveil.families import Conditional
 from unveil.latent import VAE
-from unveil.likelihoods.binary import Bernoulli
-from unveil.likelihoods.columns import Columns
-from unveil.likelihoods.grid import DiscretizedLogistic
-from unveil.likelihoods.real import Gaussian
-from unveil.networks.mlp import Decoder, Encoder, FillsGaps, MarksGaps
 from unveil.noise import generator
-from unveil.posteriors.diagonal import DiagonalGaussian
-from unveil.priors.standard import StandardNormal
+from unveil.priors.vamp import VampPrior, distinct_rows
+from unveil.registry import cells
+from unveil.registry.latents import posterior, prior
+from unveil.registry.networks import Ends, networks
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What is needed, beside a schema, to build a VAE again; plain JSON as a document."""
+    """What is needed, beside a schema, to build a VAE again; plain JSON as a document.
 
-    num_latents: int
-    width: int
-    depth: int
-    scale: str
+    ``latents`` are those of each level, the top one first; ``covariates`` how many numbers are
+    given with a row; the others are names with options, as a person would type them.
+    """
+
+    latents: tuple[int, ...]
+    covariates: int = 0
+    network: str
+    likelihood: str
+    prior: str
+    posterior: str
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,85 +40,58 @@ class Architecture:
 def build(schema: Schema, architecture: Architecture, seed: int) -> VAE:
     """The VAE with fresh weights from the seed.
 
+    Raises InputError for names and options that do not exist, or do not fit the data or each other.
+
+    >>> from unveil.data.schema import BINARY, REAL, Column
     >>> schema = Schema((2,), (Column("a", REAL), Column("b", BINARY, step=1.0)), gaps=False)
-    >>> a = Architecture(num_latents=1, width=8, depth=1, scale="column")
+    >>> a = Architecture(
+    ...     latents=(1,), network="mlp", likelihood="auto", prior="standard", posterior="diagonal"
+    ... )
     >>> build(schema, a, seed=0).likelihood(torch.zeros(1, 5, 1)).event_shape
     torch.Size([2])
     """
-    weights = generator(seed, "weights")
-    latents = architecture.num_latents
-    family, q = likelihood_family(schema, architecture.scale), DiagonalGaussian(latents)
-    encoder = Encoder(
-        family.event_shape,
-        covariates=0,
-        outputs=q.num_parameters,
-        width=architecture.width,
-        depth=architecture.depth,
-        gaps=MarksGaps() if schema.gaps else FillsGaps(),
-        generator=weights,
-    )
-    decoder = Decoder(
-        latents,
-        covariates=0,
-        outputs=family.num_parameters,
-        width=architecture.width,
-        depth=architecture.depth,
-        generator=weights,
-    )
-    return VAE(
-        prior=StandardNormal(latents),
-        likelihood=Conditional(decoder, family),
-        posterior=Conditional(encoder, q),
-    )
+    try:
+        return _build(schema, architecture, seed)
+    except ValueError as error:  # a part that refuses its size or its neighbour, in a sentence
+        raise InputError(str(error)) from error
 
 
-def start_at_mean(vae: VAE, mean: Tensor) -> None:
-    """Start the decoder at the columns' means (*event), the best guess without z."""
-    decoder, family = vae.p_x_given_z.network, vae.p_x_given_z.family
+def _build(schema: Schema, architecture: Architecture, seed: int) -> VAE:
+    sizes, made_of = architecture.latents, networks(architecture.network)
+    p_x = cells.family(schema, architecture.likelihood)
+    ends = Ends(
+        schema=schema,
+        event_shape=p_x.event_shape,
+        covariates=architecture.covariates,
+        weights=generator(seed, "weights"),
+    )
+    q_z = posterior(architecture.posterior, sizes, made_of, ends)
+    encoder = made_of.encoder(ends, q_z.num_parameters)
+    decoder = made_of.decoder(ends, sum(sizes), p_x.num_parameters)
+    q_z_given_x = Conditional(encoder, q_z)
+    p_z = prior(architecture.prior, sizes, made_of, ends, q_z_given_x)
+    p_z(torch.zeros(1, ends.covariates) if ends.covariates else None)  # one that refuses says so
+    return VAE(prior=p_z, likelihood=Conditional(decoder, p_x), posterior=q_z_given_x)
+
+
+def start(vae: VAE, expected: Tensor, drawn: Tensor, seed: int) -> None:
+    """Start where the training rows say, (row, *event) in model units.
+
+    The decoder starts at the columns' means, the best guess without z; pseudo rows start at rows.
+    ``expected`` holds a grey level that is read as a probability as that probability, ``drawn`` as
+    a draw. Raises InputError when there are fewer distinct rows than pseudo rows.
+    """
+    mean = expected.nanmean(0).nan_to_num(nan=0.0)
+    vae.p_x_given_z.network.start(vae.p_x_given_z.family.start(mean))  # pyright: ignore
+    for part in vae.p_z.modules():
+        if isinstance(part, VampPrior):
+            _start_pseudo_rows(part, drawn, seed)
+
+
+def _start_pseudo_rows(prior: VampPrior, x: Tensor, seed: int) -> None:
+    try:
+        rows = distinct_rows(x, len(prior.pseudo_rows), generator(seed, "pseudo rows"))
+    except ValueError as error:
+        raise InputError(str(error)) from error
     with torch.no_grad():
-        decoder.body.leave.bias.copy_(family.start(mean))  # pyright: ignore
-
-
-def likelihood_family(schema: Schema, scale: str) -> Family:
-    """One family per kind of column, joined where a table has several kinds."""
-    columns = [schema.columns[i] for i in schema.modelled]
-    if schema.shared:
-        return FAMILIES[columns[0].kind](columns, schema.event_shape, scale)
-    parts = []
-    for kind in dict.fromkeys(column.kind for column in columns):
-        index = [i for i, column in enumerate(columns) if column.kind == kind]
-        family = FAMILIES[kind]([columns[i] for i in index], (len(index),), scale)
-        parts.append((index, family))
-    return parts[0][1] if len(parts) == 1 else Columns(parts)
-
-
-def _bernoulli(columns: list[Column], event_shape: tuple[int, ...], scale: str) -> Family:
-    return Bernoulli(event_shape)
-
-
-def _gaussian(columns: list[Column], event_shape: tuple[int, ...], scale: str) -> Family:
-    unit = torch.tensor([column.unit for column in columns], dtype=torch.float64)
-    return Gaussian(event_shape, registry.scale(scale, event_shape), unit=unit)
-
-
-def _discretized_logistic(
-    columns: list[Column], event_shape: tuple[int, ...], scale: str
-) -> Family:
-    def in_units(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64).to(torch.float32)
-
-    return DiscretizedLogistic(
-        event_shape,
-        registry.scale(scale, event_shape),
-        step=in_units([column.spacing for column in columns]),
-        low=in_units([(column.low - column.shift) / column.unit for column in columns]),
-        high=in_units([(column.high - column.shift) / column.unit for column in columns]),
-    )
-
-
-FAMILIES = {
-    REAL: _gaussian,
-    GRID: _discretized_logistic,
-    BINARY: _bernoulli,
-    BINARIZED: _bernoulli,
-}
+        prior.pseudo_rows.copy_(rows)

@@ -15,9 +15,12 @@ def card(
     a = settings.architecture
     told = {
         "data": f"{settings.source}, {settings.rows} rows of {schema.dims} modelled cells",
-        "latents": f"{a.num_latents}, of which {evaluation.active_units} are used",
-        "likelihood": f"{settings.likelihood}, spread per {a.scale}",
-        "objective": settings.objective,
+        "latents": f"{' + '.join(map(str, a.latents))}, {evaluation.active_units} of them used",
+        "likelihood": a.likelihood,
+        "prior": a.prior,
+        "posterior": a.posterior,
+        "networks": a.network,
+        "objective": settings.request.objective,
         "seed": settings.seed,
         **facts,
     }

@@ -69,7 +69,7 @@ class PushedChain(Pushforward):
     ) -> None:
         self.sizes, self.top, self.below = tuple(sizes), top, tuple(below)
         # The last draw and what each level was when it fell: to weigh it needs no second pass.
-        self._pushed: tuple[Tensor, list[Pushforward]] | None = None
+        self._pushed: tuple[Tensor, list[Pushforward], bool] | None = None
         super().__init__(top.batch_shape, torch.Size([sum(sizes)]), validate_args=False)
 
     def push(self, noise: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class PushedChain(Pushforward):
             level = below(z)
             z = torch.cat([z, level.push(ε)], dim=-1)
             levels.append(level)
-        self._pushed = z, levels
+        self._pushed = z, levels, torch.is_grad_enabled()
         return z
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -87,8 +87,11 @@ class PushedChain(Pushforward):
 
     def conditionals(self, z: Tensor) -> list[Pushforward]:
         """Every level's distribution where those above it are as in z."""
-        if self._pushed is not None and self._pushed[0] is z:
-            return self._pushed[1]
+        if self._pushed is not None:
+            pushed, levels, have_gradient = self._pushed
+            # What was pushed without gradient is a constant when gradients are asked for later.
+            if z is pushed and (have_gradient or not torch.is_grad_enabled()):
+                return levels
         return [self.top, *_conditionals(self.below, z, self.sizes)]
 
     def kl(self, p: Distribution, z: Tensor) -> Tensor:
@@ -105,6 +108,15 @@ class PushedChain(Pushforward):
         rate = q_top.kl(p_top, z_top)
         # Each draw of the levels above has a conditional of its own, of which it holds one draw.
         return rate + sum((q_l.kl(p_l, z_l[None]).mean(0) for q_l, p_l, z_l in below), 0 * rate)
+
+
+@draw.register
+def _(distribution: PushedChain, shape: Sequence[int], generator: Generator) -> Tensor:
+    like = distribution.top.push(distribution.top.mean).detach()
+    size = (*shape, *distribution.batch_shape, *distribution.event_shape)
+    noise = torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        return distribution.push(noise)
 
 
 def _conditionals(

@@ -6,6 +6,9 @@ import torch
 
 from unveil.build import Architecture
 from unveil.data.schema import Schema
+from unveil.registry.latents import levels
+from unveil.registry.networks import networks
+from unveil.request import Request
 from unveil.step import Recipe, can_compile
 
 MOST_LATENTS = 40
@@ -17,16 +20,28 @@ STEPS_WORTH_COMPILING = 20_000
 MINUTES_WORTH_COMPILING = 5.0
 CELLS_OF_A_LARGE_ROW = 256
 ROWS_OF_LARGE_DATA = 10_000
+HELD_OUT = 0.1
+# Enough rows to choose the weights by; more would be kept from training for little.
+MOST_HELD_OUT = 5_000
 
 
-def architecture(schema: Schema, rows: int, scale: str, latent: int | None) -> Architecture:
+def validation(rows: int) -> float:
+    """The share of rows held out."""
+    return min(HELD_OUT, MOST_HELD_OUT / rows)
+
+
+def architecture(request: Request, schema: Schema, rows: int, covariates: int) -> Architecture:
     """A latent for every four cells, and wider networks for many rows of many cells."""
     suggested = min(MOST_LATENTS, max(2, schema.dims // 4))
+    latents = suggested if request.latent is None else request.latent
+    width = 512 if is_large(schema, rows) else 128
     return Architecture(
-        num_latents=suggested if latent is None else latent,
-        width=512 if is_large(schema, rows) else 128,
-        depth=2,
-        scale=scale,
+        latents=levels(latents, request.levels),
+        covariates=covariates,
+        network=request.network or f"mlp:width={width},depth=2",
+        likelihood=request.likelihood,
+        prior=request.prior or "standard",
+        posterior=request.posterior or "diagonal",
     )
 
 
@@ -35,13 +50,13 @@ def is_large(schema: Schema, rows: int) -> bool:
     return schema.dims >= CELLS_OF_A_LARGE_ROW and rows >= ROWS_OF_LARGE_DATA
 
 
-def recipe(schema: Schema, rows: int, device: torch.device) -> Recipe:
-    """How to train on so many rows of this kind on this device."""
+def recipe(schema: Schema, rows: int, architecture: Architecture, device: torch.device) -> Recipe:
+    """How to train such a model on so many rows of this kind on this device."""
     if not is_large(schema, rows):
         return Recipe()
     # A wide network learns its rows by heart within some tens of epochs; decay holds it back.
     return Recipe(
-        batch_size=250,
+        batch_size=networks(architecture.network).large_batch,
         learning_rate=2e-3,
         weight_decay=0.1,
         precision=torch.bfloat16 if multiplies_bfloat16(device) else torch.float32,

@@ -9,7 +9,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.distributions import Distribution, Normal, register_kl
+from torch.distributions import Distribution, MixtureSameFamily, Normal, register_kl
 from torch.distributions.constraints import Constraint
 
 LOG_2PI = math.log(2 * math.pi)
@@ -41,6 +41,18 @@ def _(distribution: Normal, shape: Sequence[int], generator: Generator) -> Tenso
     return mean + sd * torch.randn(
         (*shape, *mean.shape), generator=generator, device=mean.device, dtype=mean.dtype
     )
+
+
+@draw.register
+def _(distribution: MixtureSameFamily, shape: Sequence[int], generator: Generator) -> Tensor:
+    """A component by its weight, then one draw of it; for components of single numbers."""
+    up_to = distribution.mixture_distribution.probs.detach().cumsum(-1)
+    u = torch.rand(
+        (*shape, *up_to.shape[:-1], 1), generator=generator, device=up_to.device, dtype=up_to.dtype
+    )
+    # Rounding may leave the last sum below 1: the last component takes what is above it.
+    chosen = (u >= up_to[..., :-1]).sum(-1, keepdim=True)
+    return draw(distribution.component_distribution, shape, generator).gather(-1, chosen)[..., 0]
 
 
 class Plain(Distribution, ABC):
@@ -293,6 +305,138 @@ class DiagonalNormal(Pushforward):
 @draw.register
 def _(distribution: DiagonalNormal, shape: Sequence[int], generator: Generator) -> Tensor:
     return draw(Normal(distribution.loc, distribution.scale, validate_args=False), shape, generator)
+
+
+class Bent(Pushforward, ABC):
+    """An invertible map h of noise, spread and moved: z = μ + σ ⊙ h(ε).
+
+        log q(z) = log N(ε; 0, I) − log|∂h/∂ε| − Σ_u log σ_u,   ε = h⁻¹((z − μ)/σ)
+
+    ``loc`` and ``scale`` have shape (*batch, latent). The very tensor that was pushed last is
+    weighed by the noise it came from; any other z, a detached copy included, is straightened first.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc, self.scale = loc, scale
+        self._pushed: tuple[Tensor, Tensor, bool] | None = None
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    @abstractmethod
+    def bend(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """h(ε) (..., latent) and log|∂h/∂ε|, broadcasting to (...)."""
+
+    @abstractmethod
+    def straighten(self, bent: Tensor) -> tuple[Tensor, Tensor]:
+        """h⁻¹ (..., latent) and log|∂h⁻¹/∂h|, broadcasting to (...)."""
+
+    def push(self, noise: Tensor) -> Tensor:
+        bent, log_det = self.bend(noise)
+        z = self.loc + self.scale * bent
+        self._pushed = z, self._weigh(noise, -log_det), torch.is_grad_enabled()
+        return z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._pushed is not None:
+            z, log_prob, has_gradient = self._pushed
+            # What was pushed without gradient is a constant when gradients are asked for later.
+            if value is z and (has_gradient or not torch.is_grad_enabled()):
+                return log_prob
+        return self._weigh(*self.straighten((value - self.loc) / self.scale))
+
+    def _weigh(self, noise: Tensor, log_det: Tensor) -> Tensor:
+        standard = -0.5 * (noise.square() + LOG_2PI).sum(-1)
+        return standard + log_det - torch.log(self.scale).sum(-1)
+
+
+@draw.register
+def _(distribution: Bent, shape: Sequence[int], generator: Generator) -> Tensor:
+    loc = distribution.loc.detach()
+    standard = Normal(torch.zeros_like(loc), torch.ones_like(loc), validate_args=False)
+    with torch.no_grad():
+        return distribution.push(draw(standard, shape, generator))
+
+
+@final
+class FullNormal(Bent):
+    """N(μ, LLᵀ), L = diag(σ)(I + R) with R strictly lower triangular: z = μ + σ ⊙ (ε + Rε).
+
+    Any lower L with a positive diagonal is one of these. ``loc`` and ``scale`` have shape (*batch,
+    latent), ``lower`` (*batch, latent, latent) holds R. No product of matrices is taken but one
+    column at a time: draws of many rows stay (sample, *batch, latent), and keep their precision
+    under autocast.
+
+    >>> half = torch.tensor([[0.0, 0.0], [0.5, 0.0]])
+    >>> q = FullNormal(torch.zeros(2), torch.tensor([1.0, 2.0]), half)
+    >>> q.push(torch.tensor([1.0, 0.0]))
+    tensor([1., 1.])
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, lower: Tensor) -> None:
+        self.lower = lower
+        super().__init__(loc, scale)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.scale * torch.sqrt(1 + self.lower.square().sum(-1))
+
+    def bend(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        bent = noise
+        for column, one in zip(self.lower.unbind(-1), noise.split(1, -1), strict=True):
+            bent = bent + column * one
+        return bent, noise.new_zeros(())
+
+    def straighten(self, bent: Tensor) -> tuple[Tensor, Tensor]:
+        # Draws stand side by side as columns, or each of them would get its own copy of R.
+        columns = bent.reshape(-1, *self.loc.shape).movedim(0, -1)
+        noise = torch.linalg.solve_triangular(  # reads below the diagonal only, and 1 on it
+            self.lower, columns, upper=False, unitriangular=True
+        )
+        return noise.movedim(-1, 0).reshape(bent.shape), bent.new_zeros(())
+
+    def kl(self, p: Distribution, z: Tensor) -> Tensor:
+        """½ Σ_u [(Σ_uu + (μ_u − m_u)²)/s_u² − 1 − log(σ_u²/s_u²)] for p = N(m, diag s²)."""
+        if not isinstance(p, DiagonalNormal):
+            return super().kl(p, z)
+        mixed = (self.scale / p.scale).square() * self.lower.square().sum(-1)
+        diagonal = DiagonalNormal(self.loc, self.scale)
+        return (kl_per_unit(diagonal, p) + 0.5 * mixed).sum(-1)
+
+    def moments(self, noise: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        return self.mean, self.stddev
+
+
+Bijection = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@final
+class Flowed(Bent):
+    """Noise through an invertible network: z = μ + σ ⊙ h(ε) (Rezende & Mohamed 2015).
+
+    ``bending`` is h and ``straightening`` its inverse, each a function from (..., latent) to that
+    and the log-determinant (...) of its own Jacobian.
+
+    >>> twice = lambda e: (2 * e, torch.full(e.shape[:-1], e.shape[-1] * math.log(2)))
+    >>> half = lambda e: (e / 2, torch.full(e.shape[:-1], -e.shape[-1] * math.log(2)))
+    >>> q = Flowed(torch.zeros(1), torch.ones(1), bending=twice, straightening=half)
+    >>> q.log_prob(torch.zeros(1)).exp()                   # 1/(2 √2π)
+    tensor(0.1995)
+    """
+
+    def __init__(
+        self, loc: Tensor, scale: Tensor, *, bending: Bijection, straightening: Bijection
+    ) -> None:
+        self._bending, self._straightening = bending, straightening
+        super().__init__(loc, scale)
+
+    def bend(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return self._bending(noise)
+
+    def straighten(self, bent: Tensor) -> tuple[Tensor, Tensor]:
+        return self._straightening(bent)
 
 
 def kl_per_unit(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:

@@ -16,13 +16,14 @@ from torch import Tensor
 from unveil.baselines import Baselines
 from unveil.build import build
 from unveil.card import card
-from unveil.data.encode import decode, digests, fits
-from unveil.data.read import Rows, read_again
+from unveil.data.covariates import Covariates
+from unveil.data.encode import decode, fits
+from unveil.data.read import Rows, listed, read_again
 from unveil.data.schema import Schema
 from unveil.distributions import draw
 from unveil.errors import InputError
 from unveil.evidence.evaluation import Evaluation
-from unveil.feed import to_tensor
+from unveil.feed import digests_of, to_given, to_tensors
 from unveil.judge import judge
 from unveil.latent import VAE
 from unveil.noise import generator
@@ -71,6 +72,7 @@ class Fitted:
 
     vae: VAE
     schema: Schema
+    covariates: Covariates
     settings: Settings
     baselines: Baselines
     train_digests: NDArray[np.uint64]
@@ -92,16 +94,25 @@ class Fitted:
 
     def rows(self, data: Any) -> Rows:
         """Any data as rows whose columns are the model's. Raises InputError where they are not."""
-        rows = read_again(data, label=self.settings.label, drop=self.settings.drop)
+        asked = self.settings.request
+        rows = read_again(data, label=asked.label, drop=asked.drop, given=asked.given)
         return fits(self.schema, rows)
 
     def tensor(self, data: Any) -> Tensor:
         """Rows in model units, float32 (row, *event); grey levels read as probabilities are drawn
         once, as a function of the model's seed and of the row."""
-        return self._tensor(self.rows(data))
+        return self._seen(self.rows(data))[0]
 
-    def _tensor(self, rows: Rows) -> Tensor:
-        return to_tensor(self.schema, rows, self.settings.seed).to(self.device)
+    def given(self, data: Any) -> Tensor | None:
+        """The rows' covariates as the model sees them, (row, covariate); None without any.
+
+        Raises InputError for a covariate that is missing, or that the model has never seen.
+        """
+        return self._seen(self.rows(data))[1]
+
+    def _seen(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """What the model sees of rows."""
+        return to_tensors(self.schema, self.covariates, rows, self.settings.seed, self.device)
 
     # Questions
 
@@ -124,6 +135,7 @@ class Fitted:
         return judge(
             self.vae,
             self.schema,
+            self.covariates,
             self.baselines,
             rows,
             binarisation_seed=self.settings.seed,
@@ -135,7 +147,7 @@ class Fitted:
 
     def _rows_to_judge(self, rows: Rows) -> tuple[Rows, str]:
         """The rows that a fair number may use, and what to call them."""
-        keys = [tuple(key) for key in digests(rows.values).tolist()]
+        keys = [tuple(key) for key in digests_of(rows, self.covariates).tolist()]
         trained = {tuple(key) for key in self.train_digests.tolist()}
         held_out = {tuple(key) for key in self.held_out_digests.tolist()}
         new = np.array([key not in trained and key not in held_out for key in keys])
@@ -153,35 +165,72 @@ class Fitted:
 
     def encode(self, data: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means and standard deviations of q(z|x), (row, latent) each."""
-        mean, sd = posterior_moments(self.vae, self.tensor(data))
+        mean, sd = self._moments(self.rows(data))
         return mean.double().cpu().numpy(), sd.double().cpu().numpy()
 
     def reconstruct(self, data: Any) -> NDArray[np.float64]:
         """E[x|z] at the posterior mean of z, in the data's units, (row, *event)."""
-        return self._expected(posterior_moments(self.vae, self.tensor(data))[0])
+        rows = self.rows(data)
+        return self._expected(self._moments(rows)[0], self._seen(rows)[1])
 
-    def sample(self, n: int, *, seed: int = 0) -> NDArray[np.float64]:
-        """n new rows x ~ p(x|z), z ~ p(z), in the data's units, (row, *event)."""
-        return self.sample_both(n, seed=seed)[1]
+    def _moments(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        return posterior_moments(self.vae, *self._seen(rows))
 
-    def sample_both(
-        self, n: int, *, seed: int = 0
+    def sample(
+        self, n: int, *, seed: int = 0, given: Mapping[str, Any] | None = None
+    ) -> NDArray[np.float64]:
+        """n new rows x ~ p(x|z), z ~ p(z), in the data's units, (row, *event).
+
+        ``given`` is one value for each covariate of a conditional model. Raises InputError for
+        n < 1, and for covariates that are missing or that the model has never seen.
+        """
+        return self._sample(n, self._same_given(given or {}, n), seed)[1]
+
+    def sample_like(
+        self, data: Any, *, seed: int = 0
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What n draws of z make expected, E[x|z], and one draw x ~ p(x|z) of each."""
+        """As many new rows as these, each under the covariates of one of them: what its z makes
+        expected, E[x|z], and the draw x ~ p(x|z)."""
+        rows = self.rows(data)
+        return self._sample(len(rows), self._seen(rows)[1], seed)
+
+    def _sample(
+        self, n: int, given: Tensor | None, seed: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if n < 1:
             raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
         randomness = generator(seed, "sample", device=self.device)
         means, draws = [], []
         with torch.no_grad():
-            for z in draw(self.vae.prior(), (n,), randomness).split(ROWS_SAMPLED_AT_ONCE):
-                likelihood = self.vae.likelihood(z)
+            for first in range(0, n, ROWS_SAMPLED_AT_ONCE):
+                some = slice(first, min(n, first + ROWS_SAMPLED_AT_ONCE))
+                c = None if given is None else given[some]
+                prior = self.vae.prior(c)
+                shape = () if prior.batch_shape else (some.stop - some.start,)
+                z = draw(prior, shape, randomness)
+                likelihood = self.vae.likelihood(z, c)
                 means.append(self._decode(likelihood.mean))
                 draws.append(self._decode(draw(likelihood, (), randomness)))
         return np.concatenate(means), np.concatenate(draws)
 
+    def _same_given(self, given: Mapping[str, Any], n: int) -> Tensor | None:
+        """One value for each covariate, as the model sees them, the same for n rows."""
+        unknown = [name for name in given if name not in self.covariates.names]
+        if unknown:
+            raise InputError(
+                f"expected values for the covariates that the model is conditioned on "
+                f"({listed(self.covariates.names) or 'none'}), but {listed(unknown)} came; leave "
+                "it out, or correct its name"
+            )
+        columns = {name: np.array([value]) for name, value in given.items()}
+        one = Rows(np.zeros((1, 1)), given=columns, source="what is given")
+        c = to_given(self.covariates, one, self.device)
+        return None if c is None else c.expand(n, -1)
+
     def interpolate(self, data: Any, start: int, end: int, steps: int = 10) -> NDArray[np.float64]:
         """E[x|z] along the prior's path between the posterior means of two rows, (step, *event).
 
+        A conditional model goes from the one row's covariates to the other's in a straight line.
         Rows count from 0. Raises InputError for a row that is not there or fewer than two steps.
         """
         rows = self.rows(data)
@@ -192,14 +241,22 @@ class Fitted:
                 )
         if steps < 2:
             raise InputError(f"expected at least 2 steps, but {steps} came; give more")
-        x = self._tensor(rows.take([start, end]))
-        ends = posterior_moments(self.vae, x)[0]
-        return self._expected(self.vae.p_z.path(ends[0], ends[1], steps))
+        both = rows.take([start, end])
+        ends, c = self._moments(both)[0], self._seen(both)[1]
+        between = (
+            None
+            if c is None
+            else torch.lerp(c[0], c[1], torch.linspace(0, 1, steps)[:, None].to(c))
+        )
+        return self._expected(self.vae.p_z.path(ends[0], ends[1], steps), between)
 
-    def _expected(self, z: Tensor) -> NDArray[np.float64]:
+    def _expected(self, z: Tensor, given: Tensor | None) -> NDArray[np.float64]:
         """E[x|z] of each row of z (row, latent), bitwise a function of the row."""
         with torch.no_grad(), RowsAlike():
-            parts = [self.vae.likelihood(tile.x).mean[: tile.count] for tile in tiles(z)]
+            parts = [
+                self.vae.likelihood(tile.x, tile.given).mean[: tile.count]
+                for tile in tiles(z, given)
+            ]
         return self._decode(torch.cat(parts))
 
     def _decode(self, x: Tensor) -> NDArray[np.float64]:
@@ -218,7 +275,8 @@ class Fitted:
     def write_into(self, folder: Path) -> None:
         """Write the model's files into an existing folder."""
         write_tensors(folder / "model.safetensors", self.vae.state_dict())
-        write_document(folder / "schema.json", self.schema.to_document())
+        measured = self.schema.to_document() | {"given": self.covariates.to_document()}
+        write_document(folder / "schema.json", measured)
         seen = {"train": self.train_digests, "held_out": self.held_out_digests}
         write_tensors(
             folder / "rows.safetensors",
@@ -285,13 +343,15 @@ def _own_digest(document: Mapping[str, Any]) -> str:
 
 def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitted:
     settings = Settings.from_document(document["settings"])
-    schema = Schema.from_document(read_document(folder / "schema.json"))
+    measured = read_document(folder / "schema.json")
+    schema = Schema.from_document(measured)
     vae = build(schema, settings.architecture, settings.seed)
     vae.load_state_dict(read_tensors(folder / "model.safetensors"))
     seen = read_tensors(folder / "rows.safetensors")
     return Fitted(
         vae=vae.to(device),
         schema=schema,
+        covariates=Covariates.from_document(measured["given"]),
         settings=settings,
         baselines=Baselines.from_tensors(read_tensors(folder / "baselines.safetensors")),
         train_digests=seen["train"].numpy().view(np.uint64),

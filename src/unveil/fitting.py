@@ -1,7 +1,7 @@
 """fit: from data in any form to a fitted model, in three steps: plan, train, judge."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -9,28 +9,35 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from unveil import defaults, registry
+from unveil import defaults
 from unveil.baselines import fit_baselines
-from unveil.build import build, start_at_mean
-from unveil.data.encode import digests, encode, fits, split
+from unveil.build import build, start
+from unveil.data.covariates import Covariates, infer_covariates
+from unveil.data.encode import encode, fits, split
 from unveil.data.read import Rows, read
 from unveil.data.schema import Schema, infer
 from unveil.errors import InputError
-from unveil.feed import to_source, to_tensor
+from unveil.feed import digests_of, to_given, to_source, to_tensors
 from unveil.fitted import HELD_OUT_ROWS, Fitted
 from unveil.judge import judge
 from unveil.latent import VAE
 from unveil.objectives.base import Objective
+from unveil.priors.mixture import aggregate
+from unveil.registry import cells
+from unveil.registry.latents import aggregate_components
+from unveil.registry.objectives import objective
+from unveil.request import Request
 from unveil.settings import Settings
 from unveil.storage import Checkpoints, read_document, write_document
 from unveil.training import CLOCKED_STEPS, Progress, Trained, train
+from unveil.units import posterior_moments
 
-HELD_OUT = 0.1
-# Enough rows to choose the weights by; more would be kept from training for little.
-MOST_HELD_OUT_BY_DEFAULT = 5_000
 SETTINGS = "settings.json"
+# Rows that say enough of a column's mean, or of a baseline.
+ENOUGH_ROWS = 200_000
 # Enough for a first honest bound without making a short fit wait for it.
 DRAWS_AFTER_FIT = 100
 
@@ -38,12 +45,25 @@ DRAWS_AFTER_FIT = 100
 @final
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that a fit will do, settled before anything is written or trained."""
+    """Everything that a fit will do, and the model before its first step.
+
+    It is settled before anything is written or trained, so that what cannot be is refused in time.
+    ``training`` are the places of the rows to train on among ``rows``.
+    """
 
     settings: Settings
     schema: Schema
-    training: Rows
+    covariates: Covariates
+    rows: Rows
+    training: NDArray[np.intp]
     held_out: Rows
+    vae: VAE
+
+    @property
+    def sample_of_training(self) -> Rows:
+        """The training rows, or as many of them as are enough for a column's mean or a baseline."""
+        some = self.training[:: 1 + len(self.training) // ENOUGH_ROWS]
+        return self.rows.take(some)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -56,55 +76,44 @@ class Plan:
         )
 
 
-def plan(
-    data: Any,
-    *,
-    latent: int | None = None,
-    likelihood: str = "auto",
-    objective: str = "elbo",
-    seed: int = 0,
-    epochs: int | None = None,
-    max_minutes: float | None = None,
-    validation: float | None = None,
-    label: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    device: str = "auto",
-) -> Plan:
+def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") -> Plan:
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
-    _require_sizes(latent, epochs, max_minutes)
-    asked = registry.objective(objective)
-    rows = read(data, label=label, drop=drop)
-    schema, scale = registry.read_as(likelihood, infer(rows))
+    asked = objective(request.objective)
+    rows = read(data, label=request.label, drop=request.drop, given=request.given)
+    schema = cells.read_as(request.likelihood, infer(rows), rows)
     rows = _with_something_observed(fits(schema, rows))
-    keys = digests(rows.values)
-    if validation is None:
-        validation = min(HELD_OUT, MOST_HELD_OUT_BY_DEFAULT / len(rows))
+    covariates = infer_covariates(rows)
+    keys = digests_of(rows, covariates)
+    validation = request.validation or defaults.validation(len(rows))
     training, held_out = split(keys, validation, seed)
-    recipe = defaults.recipe(schema, len(training), find_device(device))
-    if epochs is None and max_minutes is None:
+    architecture = defaults.architecture(request, schema, len(training), len(covariates.inputs))
+    recipe = defaults.recipe(schema, len(training), architecture, find_device(device))
+    epochs = request.epochs
+    if epochs is None and request.max_minutes is None:
         epochs = defaults.epochs(len(training), recipe.batch_size)
     steps = None if epochs is None else epochs * max(1, len(training) // recipe.batch_size)
-    _require_room_to_warm_up(asked, steps)
-    compiled = defaults.worth_compiling(schema, len(training), steps, max_minutes)
-    recipe = replace(recipe, compiled=compiled)
+    _require_room_to_warm_up(asked, steps, len(training))
+    compiled = defaults.worth_compiling(schema, len(training), steps, request.max_minutes)
     settings = Settings(
         source=rows.source,
         rows=len(rows),
         fingerprint=_fingerprint(schema, keys),
-        label=tuple(label),
-        drop=tuple(drop),
-        likelihood=likelihood,
-        objective=objective,
         seed=seed,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        validation=validation,
-        architecture=defaults.architecture(schema, len(training), scale, latent),
-        recipe=recipe,
+        request=replace(request, epochs=epochs, validation=validation),
+        architecture=architecture,
+        recipe=replace(recipe, compiled=compiled),
     )
-    return Plan(
-        settings=settings, schema=schema, training=rows.take(training), held_out=rows.take(held_out)
+    planned = Plan(
+        settings=settings,
+        schema=schema,
+        covariates=covariates,
+        rows=rows,
+        training=training,
+        held_out=rows.take(held_out),
+        vae=build(schema, settings.architecture, seed),
     )
+    start(planned.vae, *_expected_and_drawn(planned), seed)
+    return planned
 
 
 def train_planned(
@@ -125,17 +134,20 @@ def train_planned(
         planned = replace(planned, settings=_obeying_record(planned.settings, checkpoints))
         saves = Checkpoints(checkpoints)
     settings, schema = planned.settings, planned.schema
-    vae = build(schema, settings.architecture, settings.seed)
-    start_at_mean(vae, _expected(planned).nanmean(0).nan_to_num(nan=0.0))
+    vae, covariates = deepcopy(planned.vae).to(place), planned.covariates
+    x, held_out_given = to_tensors(schema, covariates, planned.held_out, settings.seed, place)
+    c = to_given(covariates, planned.rows, place)
     trained = train(
-        vae.to(place),
-        to_source(schema, planned.training).to(place),
-        objective=registry.objective(settings.objective),
-        held_out=to_tensor(schema, planned.held_out, settings.seed).to(place),
+        vae,
+        to_source(schema, planned.rows, planned.training).to(place),
+        objective=objective(settings.request.objective),
+        held_out=x,
+        given=c[planned.training] if c is not None else None,
+        held_out_given=held_out_given,
         recipe=settings.recipe,
         seed=settings.seed,
-        epochs=settings.epochs,
-        max_minutes=settings.max_minutes,
+        epochs=settings.request.epochs,
+        max_minutes=settings.request.max_minutes,
         checkpoints=saves,
         on_progress=on_progress,
         should_stop=should_stop,
@@ -145,18 +157,17 @@ def train_planned(
 
 def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     """Judge a trained model on the held-out rows, beside its baselines."""
-    settings, schema = planned.settings, planned.schema
-    drawn = to_tensor(schema, planned.training, settings.seed)
-    latents = settings.architecture.num_latents
-    baselines = fit_baselines(
-        _flat(_expected(planned)), _flat(drawn), schema, latents, settings.seed
-    )
+    schema, seed = planned.schema, planned.settings.seed
+    vae, settings = _with_lasting_prior(planned, vae)
+    expected, drawn = _expected_and_drawn(planned)
+    baselines = fit_baselines(_flat(expected), _flat(drawn), schema, vae.num_latents, seed)
     evaluation = judge(
         vae,
         schema,
+        planned.covariates,
         baselines,
         planned.held_out,
-        binarisation_seed=settings.seed,
+        binarisation_seed=seed,
         draws=DRAWS_AFTER_FIT,
         seed=0,
         split=HELD_OUT_ROWS,
@@ -164,10 +175,11 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     return Fitted(
         vae=vae,
         schema=schema,
+        covariates=planned.covariates,
         settings=settings,
         baselines=baselines,
-        train_digests=digests(planned.training.values),
-        held_out_digests=digests(planned.held_out.values),
+        train_digests=digests_of(planned.rows, planned.covariates)[planned.training],
+        held_out_digests=digests_of(planned.held_out, planned.covariates),
         history=trained.history,
         evaluation=evaluation,
         ending=str(trained.ending),
@@ -175,57 +187,55 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     )
 
 
-def _expected(planned: Plan) -> Tensor:
-    """The training rows in model units; a grey level read as a probability is that probability."""
-    return torch.from_numpy(encode(planned.schema, planned.training))
+def _with_lasting_prior(planned: Plan, vae: VAE) -> tuple[VAE, Settings]:
+    """The trained model, its prior fitted to the aggregate posterior where that was asked for."""
+    settings = planned.settings
+    components = aggregate_components(settings.request.prior)
+    if components is None:
+        return vae, settings
+    device, rows = next(vae.parameters()).device, planned.sample_of_training
+    x, c = to_tensors(planned.schema, planned.covariates, rows, settings.seed, device)
+    means, sds = posterior_moments(vae, x, c)
+    prior = aggregate(means.cpu(), sds.cpu(), components, settings.seed).to(device)
+    architecture = replace(settings.architecture, prior=f"mixture:components={components}")
+    vae = VAE(prior=prior, likelihood=vae.p_x_given_z, posterior=vae.q_z_given_x)
+    return vae, replace(settings, architecture=architecture)
+
+
+def _expected_and_drawn(planned: Plan) -> tuple[Tensor, Tensor]:
+    """Training rows in model units, where a grey level that is read as a probability is that
+    probability, and where it is a draw."""
+    schema, rows = planned.schema, planned.sample_of_training
+    drawn, _ = to_tensors(schema, planned.covariates, rows, planned.settings.seed)
+    return torch.from_numpy(encode(schema, rows)), drawn
 
 
 def fit(
     data: Any,
     *,
-    latent: int | None = None,
-    likelihood: str = "auto",
-    objective: str = "elbo",
     seed: int = 0,
-    epochs: int | None = None,
-    max_minutes: float | None = None,
-    validation: float | None = None,
-    label: Sequence[str] = (),
-    drop: Sequence[str] = (),
     device: str = "auto",
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    **asked: Any,
 ) -> Fitted:
     """Fit a variational autoencoder to rows of numbers.
 
-    ``data`` is a built-in name, a file, a frame, an array or a tensor; a missing cell is NaN.
-    ``latent`` is the number of latent variables (default: one for every four cells, at most 40).
-    ``likelihood`` is auto, bernoulli, gaussian or discretized_logistic, ``objective`` elbo,
-    sampled_elbo or iwae, both with options as in ``iwae:num_samples=50``. ``validation`` is the
-    share of rows held out to choose the weights and to judge them (default 0.1, at most 5,000
-    rows). ``label`` columns ride along unmodelled, ``drop`` columns are forgotten. The run ends
-    after ``epochs`` or ``max_minutes``, or when held-out rows no longer gain.
+    ``data`` is a built-in name, a file, a folder of images, a frame, an array or a tensor; a
+    missing cell is NaN. ``asked`` are the options of ``Request``, which are the command line's:
+    ``latent``, ``levels``, ``likelihood``, ``prior``, ``posterior``, ``network``, ``objective``,
+    ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``, ``given``. What is left open
+    suits the data. The run ends after ``epochs`` or ``max_minutes``, or when held-out rows no
+    longer gain.
 
-    Raises InputError, in one sentence, for data or settings that cannot be fitted, and
-    NonFiniteError when training met a number that is not one.
+    Raises InputError, in one sentence, for data or options that cannot be fitted, TypeError for an
+    option that there is not, and NonFiniteError when training met a number that is not one.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> fit(x, latent=2, epochs=2).vae.num_latents
     2
     """
-    planned = plan(
-        data,
-        latent=latent,
-        likelihood=likelihood,
-        objective=objective,
-        seed=seed,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        validation=validation,
-        label=label,
-        drop=drop,
-        device=device,
-    )
+    planned = plan(data, Request(**asked), seed=seed, device=device)
     return finish(*train_planned(planned, device=device, on_progress=on_progress))
 
 
@@ -253,20 +263,10 @@ def _with_something_observed(rows: Rows) -> Rows:
     return rows if observed.all() else rows.take(np.flatnonzero(observed))
 
 
-def _require_sizes(latent: int | None, epochs: int | None, max_minutes: float | None) -> None:
-    """Raises InputError for a size that is not above 0."""
-    sizes = {"--latent": latent, "--epochs": epochs, "--max-minutes": max_minutes}
-    for name, size in sizes.items():
-        if size is not None and not 0 < size < math.inf:
-            raise InputError(
-                f"expected {name} to be above 0 and finite, but {size} came; give another"
-            )
-
-
-def _require_room_to_warm_up(objective: Objective, steps: int | None) -> None:
+def _require_room_to_warm_up(objective: Objective, steps: int | None, rows: int) -> None:
     """Raises InputError when the objective would never reach its final settings."""
     try:
-        objective.scheduled(CLOCKED_STEPS if steps is None else steps)
+        objective.scheduled(CLOCKED_STEPS if steps is None else steps, rows)
     except ValueError as error:
         raise InputError(str(error)) from error
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from unveil.baselines import Baselines, Grid, ppca_log_evidence
+from unveil.data.covariates import Covariates
 from unveil.data.read import Rows
 from unveil.data.schema import Schema
 from unveil.evidence.evaluation import Evaluation, evaluate
-from unveil.feed import to_tensor
+from unveil.feed import to_tensors
 from unveil.latent import VAE
 from unveil.likelihoods.real import Gaussian
 from unveil.likelihoods.scale import ColumnScale
@@ -19,6 +20,7 @@ from unveil.likelihoods.scale import ColumnScale
 def judge(
     vae: VAE,
     schema: Schema,
+    covariates: Covariates,
     baselines: Baselines,
     rows: Rows,
     *,
@@ -29,10 +31,12 @@ def judge(
     on_tile: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
     """Evaluate a VAE and its baselines on the same rows, nats per row of the data's own units."""
-    x = to_tensor(schema, rows, binarisation_seed)
+    device = next(vae.parameters()).device
+    x, given = to_tensors(schema, covariates, rows, binarisation_seed)
     result = evaluate(
         vae,
-        x.to(next(vae.parameters()).device),
+        x.to(device),
+        given=None if given is None else given.to(device),
         num_samples=draws,
         seed=seed,
         split=split,

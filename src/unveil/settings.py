@@ -8,6 +8,7 @@ import torch
 
 from unveil.build import Architecture
 from unveil.errors import InputError
+from unveil.request import Request
 from unveil.step import Recipe
 
 
@@ -17,19 +18,14 @@ class Settings:
     """All that decides a fit's result, beside the code and the machine; plain JSON as a document.
 
     ``fingerprint`` is a digest of the rows and of how they are read; ``rows`` how many there are.
+    ``request`` is what was asked for, with the length of the run and the share held out settled.
     """
 
     source: str
     rows: int
     fingerprint: str
-    label: tuple[str, ...]
-    drop: tuple[str, ...]
-    likelihood: str
-    objective: str
     seed: int
-    epochs: int | None
-    max_minutes: float | None
-    validation: float
+    request: Request
     architecture: Architecture
     recipe: Recipe
 
@@ -37,11 +33,7 @@ class Settings:
         """The settings as plain JSON."""
         precision = str(self.recipe.precision).removeprefix("torch.")
         plain = asdict(self)
-        return plain | {
-            "label": list(self.label),
-            "drop": list(self.drop),
-            "recipe": plain["recipe"] | {"precision": precision},
-        }
+        return plain | {"recipe": plain["recipe"] | {"precision": precision}}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Settings":
@@ -50,9 +42,8 @@ class Settings:
         return cls(
             **{
                 **document,
-                "label": tuple(document["label"]),
-                "drop": tuple(document["drop"]),
-                "architecture": Architecture(**document["architecture"]),
+                "request": Request(**_with_tuples(document["request"])),
+                "architecture": Architecture(**_with_tuples(document["architecture"])),
                 "recipe": Recipe(**recipe | {"precision": getattr(torch, recipe["precision"])}),
             }
         )
@@ -62,13 +53,26 @@ class Settings:
 
         The recipe is left out: precision and compilation were chosen by the machine that began.
         """
-        for name in (
-            field.name for field in fields(self) if field.name not in ("recipe", "source")
-        ):
-            ours, theirs = getattr(self, name), getattr(recorded, name)
-            if ours != theirs:
-                raise InputError(
-                    f"expected to resume a run with the settings that it began with, but its "
-                    f"{name} was {theirs} and {ours} came; give the same again, or start afresh "
-                    "with --overwrite"
-                )
+        differing = [
+            *_differing(self, recorded, ("rows", "fingerprint", "seed")),
+            *_differing(self.request, recorded.request),
+            *_differing(self.architecture, recorded.architecture),
+        ]
+        for name, ours, theirs in differing:
+            raise InputError(
+                f"expected to resume a run with the settings that it began with, but its "
+                f"{name} was {theirs} and {ours} came; give the same again, or start afresh "
+                "with --overwrite"
+            )
+
+
+def _differing(ours: Any, theirs: Any, names: tuple[str, ...] | None = None) -> list[Any]:
+    """(name, our value, their value) of each field that is not the same in both records."""
+    names = names or tuple(field.name for field in fields(ours))
+    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in names]
+    return [(name, a, b) for name, a, b in pairs if a != b]
+
+
+def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; our records hold tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}

@@ -182,7 +182,7 @@ def fused_update(
     names = list(state.parameters)
     adamw(
         [state.parameters[name] for name in names],
-        [gradients[name] for name in names],
+        [_laid_out_as(p, gradients[name]) for name, p in state.parameters.items()],
         [state.first_moment[name] for name in names],
         [state.second_moment[name] for name in names],
         [],
@@ -199,6 +199,12 @@ def fused_update(
         maximize=False,
     )
     return state._replace(step=state.step + finite)
+
+
+def _laid_out_as(like: Tensor, value: Tensor) -> Tensor:
+    """The same numbers in the memory order of ``like``: the fused update pairs numbers as they lie
+    in memory, and a convolution's gradient may come with its channels last."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
 def plain_update(

@@ -5,10 +5,12 @@ row of them. A row's numbers are then bitwise the same under any order, subset o
 beside it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,25 +29,89 @@ FLOATS_PER_CHUNK = 2**22
 # A CPU's matrix product rounds every row alike only where the inner dimension fills whole lines of
 # its cache; elsewhere the rounding depends on where the row stands.
 BYTES_PER_LINE = 64
+# Of more numbers than SHARED, an elementwise operation gives each thread PER_THREAD or more. The
+# last few of a thread's share, fewer than LANES, are computed by other code than the rest.
+SHARED, PER_THREAD, LANES = 2**14, 2**15, 64
+
+aten = torch.ops.aten
+PRODUCTS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+}
+COPIES = {aten.clone.default, aten._to_copy.default}  # rounding nothing
 
 
 @final
 class RowsAlike(TorchDispatchMode):
-    """Within this context a matrix product treats every row alike, wherever it stands.
+    """Within this context an operation treats every row alike, wherever it stands.
 
-    Inner dimensions are filled with zeros to whole cache lines, which changes no value and makes
-    the kernel take one path for all rows. The mode holds for the current thread alone.
+    What it works on is filled with zeros, which changes no value and makes the kernel take one
+    path for all rows: inner dimensions of products to whole cache lines, and what threads share
+    among them to whole vectors each. The mode holds for the current thread alone.
     """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
-            *before, a, b = args
-            lacking = -a.shape[1] % (BYTES_PER_LINE // a.element_size())
-            if lacking:  # b keeps its layout: another one would choose another kernel
-                args = (*before, F.pad(a, (0, lacking)), F.pad(b.t(), (0, lacking)).t())
+        if func in PRODUCTS:
+            args = _filled_product(*args)
+        elif func is aten.convolution.default:
+            args = _filled_convolution(*args)
+        elif _is_of_one_tensor(func, args):
+            return _in_whole_vectors(lambda flat: func(flat, *args[1:], **(kwargs or {})), args[0])
         return func(*args, **(kwargs or {}))
+
+
+def _lacking(size: int, value: Tensor) -> int:
+    """How many more would fill whole cache lines."""
+    return -size % (BYTES_PER_LINE // value.element_size())
+
+
+def _filled_product(*args: Any) -> tuple[Any, ...]:
+    *before, a, b = args
+    if lacking := _lacking(a.shape[-1], a):  # b keeps its layout: another one, another kernel
+        return (*before, F.pad(a, (0, lacking)), F.pad(b.mT, (0, lacking)).mT)
+    return args
+
+
+def _filled_convolution(x: Tensor, weight: Tensor, *settings: Any) -> tuple[Any, ...]:
+    """Float32 rows are alike already. Float64 ones go through a product of torch's own, whose
+    inner dimension is a multiple of the channels."""
+    groups = settings[-1]
+    if x.dtype != torch.float64 or groups > 1 or x.dim() != 4:
+        return x, weight, *settings
+    fill = (0, 0, 0, 0, 0, _lacking(x.shape[1], x))
+    last = torch.channels_last
+    x, weight = (F.pad(t, fill).contiguous(memory_format=last) for t in (x, weight))
+    return x, weight, *settings
+
+
+def _is_of_one_tensor(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation makes each number of one tensor into another by itself."""
+    return (
+        torch.Tag.pointwise in func.tags
+        and func not in COPIES
+        and not func._schema.is_mutable
+        and isinstance(args[0], Tensor)
+        and args[0].is_floating_point()
+        and not any(isinstance(arg, Tensor) for arg in args[1:])
+    )
+
+
+def _in_whole_vectors(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """function(value) with the numbers in one row, as they lie in memory, filled so that however
+    many threads share them each gets whole vectors."""
+    count, threads = value.numel(), torch.get_num_threads()
+    if count <= SHARED or threads == 1:
+        return function(value)
+    sharing = min(threads, -(-count // PER_THREAD))
+    lacking = -count % (LANES * math.lcm(threads, sharing))  # some share among all threads
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    dense = value.permute(order)
+    filled = function(F.pad(dense.flatten(), (0, lacking)))[:count].view(dense.shape)
+    return filled.permute(*(order.index(axis) for axis in range(value.dim())))
 
 
 @final
@@ -62,8 +128,13 @@ class Tile:
 
         The function takes a number of draws and returns (sample, row, latent).
         """
-        streams = RowStreams(seed, purpose, digests(self.x.cpu().numpy()))
+        streams = RowStreams(seed, purpose, row_digests(self.x, self.given))
         return lambda num_samples: streams.normal(num_samples, num_latents).to(self.x)
+
+
+def row_digests(x: Rows, given: Given = None) -> np.ndarray:
+    """What tells rows in model units apart, their covariates included, uint64 (row, 2)."""
+    return digests(x.cpu().numpy(), None if given is None else given.cpu().numpy())
 
 
 def tiles(x: Rows, given: Given = None) -> Iterator[Tile]:

@@ -6,9 +6,10 @@ Nothing here keeps hidden state. The rows' order is a function of (seed, epoch) 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import singledispatch
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from unveil.data.stream import Source, Stored
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
-from unveil.objectives.base import Objective
+from unveil.objectives.base import BatchObjective, Objective
 from unveil.objectives.elbo import ELBO
 from unveil.shapes import Given, Rows
 from unveil.step import (
@@ -32,7 +33,7 @@ from unveil.step import (
     eager_step,
     trainable,
 )
-from unveil.tiles import RowsAlike, tiles
+from unveil.tiles import ROWS_PER_TILE, RowsAlike, Tile, tiles
 from unveil.units import active_units, collapse_warning
 
 # A run limited by the clock alone is counted as this many steps: its schedules see only the share
@@ -201,9 +202,10 @@ def train(
     if epochs is None and max_minutes is None:
         raise ValueError("expected an end to the run, got none; give epochs or max_minutes")
     source = Stored(x) if isinstance(x, Tensor) else x
-    order = _Order(rows=_rows_to_train_on(x), batch_size=recipe.batch_size, seed=seed)
+    rows = _rows_to_train_on(x)
+    order = _Order(rows=rows, batch_size=recipe.batch_size, seed=seed)
     length = _Length.of(epochs, max_minutes, order.steps_per_epoch)
-    objective = objective.scheduled(length.total_steps)
+    objective = objective.scheduled(length.total_steps, len(rows))
     judge = _Judge(objective, held_out, held_out_given, length, recipe, seed)
     device = next(model.parameters()).device
     step = (compiled_step if recipe.compiled else eager_step)(model, objective, recipe)
@@ -413,7 +415,7 @@ def held_out_figures(
     sums = torch.zeros(3, dtype=torch.float64)
     means = []
     with torch.no_grad(), RowsAlike():
-        for tile in tiles(x, given):
+        for tile in judged_together(objective, x, given):
             row_noise = tile.noise(seed, "held out", model.num_latents)
             noise = row_noise(objective.num_samples)
             value = objective(model, tile.x, noise, final_clock, tile.given)
@@ -434,6 +436,24 @@ def held_out_figures(
         "active_units": int(active.sum()),
     }
     return figures, active
+
+
+@singledispatch
+def judged_together(objective: Objective, x: Rows, given: Given = None) -> Iterator[Tile]:
+    """The tiles of rows in which an objective is evaluated: padded ones, where rows are apart.
+
+    >>> rows = torch.zeros(257, 2)
+    >>> [(tile.count, len(tile.x)) for tile in judged_together(ELBO(), rows)]
+    [(256, 256), (1, 256)]
+    """
+    return tiles(x, given)
+
+
+@judged_together.register
+def _(objective: BatchObjective, x: Rows, given: Given = None) -> Iterator[Tile]:
+    """Tiles of real rows alone, of nearly one size, so that no row is left by itself."""
+    for index in torch.arange(len(x), device=x.device).tensor_split(-(-len(x) // ROWS_PER_TILE)):
+        yield Tile(x=x[index], given=None if given is None else given[index], count=len(index))
 
 
 def _rows_to_train_on(x: Rows | Source) -> Tensor:

@@ -14,7 +14,9 @@ import pytest
 import torch
 from pyarrow import feather, parquet
 
+from unveil.data.encode import decode, encode, fits
 from unveil.data.read import Rows, read
+from unveil.data.schema import Column, infer
 from unveil.errors import InputError
 
 TABLE = {"a": [1, 2, None], "b": [0.5, 1.5, 2.5], "c": ["x", "y", None]}
@@ -298,3 +300,32 @@ def test_unknown_columns_are_named_beside_those_there_are(role: str) -> None:
 def test_nothing_left_to_model_is_refused() -> None:
     with pytest.raises(InputError, match="at least one column to model, but the data has none"):
         read(pl.DataFrame({"a": [1]}), drop=["a"])
+
+
+# Colours, and large files
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_colours_are_rows_of_three_levels(tmp_path: Path, suffix: str) -> None:
+    colours = np.arange(120, dtype=np.uint8).reshape(10, 2, 2, 3)
+    path = tmp_path / f"colours.{suffix}"
+    np.save(path, colours) if suffix == "npy" else np.savez(path, x=colours)
+    rows = read(path)
+    schema = infer(rows)
+    assert (rows.values.dtype, schema.event_shape, schema.shared) == (np.uint8, (2, 2, 3), True)
+    assert (schema.picture_shape, schema.dims) == ((2, 2, 3), 12)
+    assert schema.columns == (Column("cell", "grid", 63.5, 63.5, 1.0, 0.0, 127.0),)
+    np.testing.assert_array_equal(decode(schema, encode(schema, fits(schema, rows))), colours)
+
+
+def test_a_large_array_stays_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unveil.data.read.LARGEST_READ", 100)
+    np.save(tmp_path / "a.npy", np.eye(9))
+    rows = read(tmp_path / "a.npy", label=["x8"], drop=["x0"])
+    assert isinstance(rows.values, np.memmap)
+    assert np.shares_memory(rows.values, rows.labels["x8"].base)
+    np.testing.assert_array_equal(rows.values, np.eye(9)[:, 1:8])
+    path = tmp_path / "cut.npy"
+    path.write_bytes((tmp_path / "a.npy").read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"a whole \.npy file, but .*; it may be truncated"):
+        read(path)

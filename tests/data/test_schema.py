@@ -240,7 +240,7 @@ def test_a_list_is_no_schema() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"kind": "ordinal"}, "kind of column 'a' to be one of real, grid, .* but 'ordinal' came"),
+        ({"kind": "roman"}, "kind of column 'a' to be one of real, grid, .* but 'roman' came"),
         ({"unit": 0.0}, "finite shift and a positive unit for column 'a', but 0.0 and 0.0 came"),
         ({"step": -1.0}, "a step of 0 or more and low <= high for column 'a', but step -1.0"),
         ({"kind": "binary"}, "column 'a' of kind binary to have a step, but 0 came"),

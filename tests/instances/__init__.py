@@ -9,7 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
-from instances.latents import POSTERIORS, PRIORS
+from instances.latents import CONDITIONED_PRIORS, ONE_LEVEL_POSTERIORS, POSTERIORS, PRIORS
 from instances.likelihoods import LIKELIHOODS, SCALES, Likelihood
 from instances.objectives import OBJECTIVES
 from unveil.families import Family
@@ -18,8 +18,10 @@ from unveil.objectives.base import Objective
 from unveil.priors.base import Prior
 
 __all__ = [
+    "CONDITIONED_PRIORS",
     "LIKELIHOODS",
     "OBJECTIVES",
+    "ONE_LEVEL_POSTERIORS",
     "POSTERIORS",
     "PRIORS",
     "SCALES",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unveil.cli.common import Common
+from unveil.request import Request
 
 if TYPE_CHECKING:
     from unveil.fitted import Fitted
@@ -29,29 +30,11 @@ PICTURES = 40
 
 
 def fit(
-    data: Annotated[str, Parameter(help="Built-in name or file.")],
+    data: Annotated[str, Parameter(help="Built-in name, file or folder of images.")],
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for the model.")],
-    latent: Annotated[int | None, Parameter(help="Number of latent variables.")] = None,
-    likelihood: Annotated[
-        str, Parameter(help="auto, bernoulli, gaussian or discretized_logistic[:scale=cell].")
-    ] = "auto",
-    objective: Annotated[
-        str,
-        Parameter(
-            help="elbo[:beta=B,warmup_steps=N,num_samples=K], sampled_elbo or iwae[:num_samples=K]."
-        ),
-    ] = "elbo",
-    epochs: Annotated[int | None, Parameter(help="Passes over the training rows.")] = None,
-    max_minutes: Annotated[float | None, Parameter(help="Longest time to train.")] = None,
-    validation: Annotated[
-        float | None, Parameter(help="Share of rows held out [default: 0.1, at most 5,000 rows].")
-    ] = None,
-    label: Annotated[
-        tuple[str, ...], Parameter(help="Column that rides along, unmodelled.", negative=())
-    ] = (),
-    drop: Annotated[tuple[str, ...], Parameter(help="Column to forget.", negative=())] = (),
+    asked: Annotated[Request, Parameter(name="*")] = Request(),  # noqa: B008 (frozen)
     resume: Annotated[bool, Parameter(negative=(), help="Go on where a run stopped.")] = False,
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace the model there.")] = False,
     common: Common = Common(),  # noqa: B008 (frozen)
@@ -65,19 +48,7 @@ def fit(
     common.require_writable()
     recover(output)
     _require_free(output, resume, overwrite)
-    planned = plan(
-        data,
-        latent=latent,
-        likelihood=likelihood,
-        objective=objective,
-        seed=common.seed,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        validation=validation,
-        label=label,
-        drop=drop,
-        device=common.device,
-    )
+    planned = plan(data, asked, seed=common.seed, device=common.device)
     if resume and (finished := _finished(output, planned)) is not None:
         say(f"{output} is finished already; nothing to do", common.quiet)
         show_evaluation(finished.evaluation, common.quiet)
@@ -165,10 +136,11 @@ def _begin(checkpoints: Path, *, afresh: bool) -> None:
 def _summary(planned: "Plan") -> str:
     """One line on what is fitted to what."""
     s, a = planned.settings, planned.settings.architecture
+    latents = " + ".join(str(size) for size in a.latents)
     kinds = dict.fromkeys(planned.schema.columns[i].kind for i in planned.schema.modelled)
     return (
         f"{s.source}: {len(planned.training)} rows to train on, {len(planned.held_out)} held out; "
-        f"{planned.schema.dims} cells ({', '.join(kinds)}), {a.num_latents} latents"
+        f"{planned.schema.dims} cells ({', '.join(kinds)}), {latents} latents"
     )
 
 
@@ -215,7 +187,7 @@ def _draw(fitted: "Fitted", planned: "Plan", folder: Path) -> None:
 
     rows = planned.held_out.take(slice(0, MOST_ROWS_DRAWN))
     few = rows.take(slice(0, PICTURES)) if fitted.schema.is_image else rows
-    means, draws = fitted.sample_both(len(few), seed=fitted.settings.seed)
+    means, draws = fitted.sample_like(few, seed=fitted.settings.seed)
     label = next(iter(rows.labels.values()), None)
     drawn = {
         "samples": figures.samples(fitted.schema, few.values, means, draws),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unveil.fitted import Fitted
 
 Model = Annotated[Path, Parameter(help="Folder that unveil fit wrote.")]
-Data = Annotated[str, Parameter(help="Built-in name or file.")]
+Data = Annotated[str, Parameter(help="Built-in name, file or folder of images.")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"], help="File to write.")]
 
 DEFAULT = Common()
@@ -86,12 +86,15 @@ def sample(
     /,
     *,
     number: Annotated[int, Parameter(name=["-n", "--number"], help="How many rows.")],
+    where: Annotated[
+        tuple[str, ...], Parameter(help="COL=VALUE of a column that was given.", negative=())
+    ] = (),
     output: Output,
     common: Common = DEFAULT,
 ) -> None:
     """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z)."""
     fitted = _open_for_rows(model, output, common)
-    values = fitted.sample(number, seed=common.seed)
+    values = fitted.sample(number, seed=common.seed, given=_values(where))
     _write_rows(fitted, output, values, None, pictures=values)
     _tell(number, output, common)
 
@@ -142,6 +145,18 @@ def _open_for_rows(model: Path, output: Path, common: Common) -> "Fitted":
     drawable = (".png",) if fitted.schema.is_image else ()
     require_suffix(output, (*TABLE_SUFFIXES, *drawable))
     return fitted
+
+
+def _values(where: tuple[str, ...]) -> dict[str, str]:
+    """The values of COL=VALUE, as text. Raises InputError for anything else."""
+    from unveil.errors import InputError
+
+    for pair in where:
+        if "=" not in pair:
+            raise InputError(
+                f"expected --where COL=VALUE, but {pair!r} came; write for instance --where dose=3"
+            )
+    return dict(pair.split("=", 1) for pair in where)
 
 
 def _write_rows(

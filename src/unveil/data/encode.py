@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from unveil.data.read import Rows, blocks, cell_named, listed, numbered
 from unveil.data.schema import Column, Schema
 from unveil.errors import InputError
+
+CORRECT_IT = "correct the cell, or leave it empty if it is missing"
 
 
 def fits(schema: Schema, rows: Rows) -> Rows:
@@ -24,13 +27,13 @@ def fits(schema: Schema, rows: Rows) -> Rows:
     array([[1., 2.]])
     """
     rows = _same_shape(schema, rows) if schema.shared else _same_columns(schema, rows)
-    for column, cells in _columns(schema, rows.values):
-        _require_admitted(column, cells, rows)
+    for column, cells in columns_of(schema, rows.values):
+        require_admitted(column, cells, rows, CORRECT_IT)
     return rows
 
 
 def encode(schema: Schema, rows: Rows) -> np.ndarray:
-    """Rows that fit, in model units: x = (value - shift) / unit.
+    """Rows that fit, in model units: x = (value - shift) / unit, or so for a value's code.
 
     Returns float32, (row, *event) for shared cells and (row, modelled column) for a table, whose
     constant columns are left out; NaN = missing.
@@ -43,8 +46,11 @@ def encode(schema: Schema, rows: Rows) -> np.ndarray:
     shift, unit = _shift_and_unit(schema)
     x = np.empty((len(rows), *_encoded_shape(schema)), np.float32)
     for block in blocks(rows.values):
-        cells = rows.values[block][_modelled(schema)]
-        x[block] = (cells.astype(np.float64) - shift) / unit
+        cells = rows.values[block].astype(np.float64)
+        for column, view in columns_of(schema, cells):
+            if column.is_placed:
+                view[...] = column.place(view)
+        x[block] = (cells[_modelled(schema)] - shift) / unit
     return x
 
 
@@ -52,8 +58,9 @@ def decode(schema: Schema, x: np.ndarray) -> np.ndarray:
     """Arrays in model units back in the data's own: value = x * unit + shift.
 
     Takes (..., *event) or (..., modelled column) and returns float64, (..., *event), with grids
-    rounded to their nearest value and constant columns put back. A binary or binarized cell may
-    hold a probability and is not rounded.
+    rounded to their nearest value, codes exchanged for their values, angles turned into their
+    period and constant columns put back. A binary or binarized cell may hold a probability and a
+    count a rate: they are not rounded.
 
     Raises InputError when the last axes of x are not those that `encode` gives.
 
@@ -74,30 +81,36 @@ def decode(schema: Schema, x: np.ndarray) -> np.ndarray:
     for block in blocks(values):
         cells = values[block]  # a view
         cells[_modelled(schema)] = rows[block].astype(np.float64) * unit + shift
-        for column, view in _columns(schema, cells):
+        for column, view in columns_of(schema, cells):
             view[...] = column.settle(view)
     return values.reshape(*x.shape[: x.ndim - len(shape)], *schema.event_shape)
 
 
-def digests(values: np.ndarray) -> np.ndarray:
+def digests(values: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
     """What tells rows apart: a hash of each row's numbers, uint64 (row, 2).
 
     It depends on the numbers alone, as float64, and on how many they are: not on their dtype, the
-    order of the rows or the other rows. All NaN are one number, and so are 0.0 and -0.0.
+    order of the rows or the other rows. All NaN are one number, and so are 0.0 and -0.0. Rows of
+    equal numbers with other covariates `given` (row, covariate) are other rows.
 
     >>> a, b = digests(np.array([[0.0, np.nan], [-0.0, np.nan]]))
     >>> bool((a == b).all())
     True
     """
-    cells = values.reshape(len(values), -1)
-    length = cells.shape[1].to_bytes(8, "little")
+    length = prod(values.shape[1:]).to_bytes(8, "little")
+    beside = np.empty((len(values), 0)) if given is None else given
     hashed = bytearray()
-    for block in blocks(cells):
-        numbers = cells[block].astype("<f8") + 0.0  # -0.0 + 0.0 is 0.0
-        numbers[np.isnan(numbers)] = np.nan
-        for row in numbers:
-            hashed += hashlib.blake2b(length + row.tobytes(), digest_size=16).digest()
+    for block in blocks(values):
+        for row, c in zip(_numbers(values[block]), _numbers(beside[block]), strict=True):
+            hashed += hashlib.blake2b(length + row + c, digest_size=16).digest()
     return np.frombuffer(bytes(hashed), "<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def _numbers(values: np.ndarray) -> Iterator[bytes]:
+    """Each row's numbers as float64, with one zero and one NaN."""
+    numbers = values.reshape(len(values), -1).astype("<f8") + 0.0  # -0.0 + 0.0 is 0.0
+    numbers[np.isnan(numbers)] = np.nan
+    return (row.tobytes() for row in numbers)
 
 
 def split(digests: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +148,13 @@ def _lot(digest: np.ndarray, seed: int) -> bytes:
     return hashlib.blake2b(digest.astype("<u8").tobytes(), key=str(seed).encode()[:64]).digest()
 
 
-def _columns(schema: Schema, values: np.ndarray) -> Iterator[tuple[Column, np.ndarray]]:
-    """Each column with a view of its cells."""
+def columns_of(schema: Schema, values: np.ndarray) -> Iterator[tuple[Column, np.ndarray]]:
+    """Each column with a view of its cells in rows (row, *event).
+
+    >>> schema = Schema((2,), (Column("a", "real"), Column("b", "real")), gaps=False)
+    >>> [(column.name, cells.tolist()) for column, cells in columns_of(schema, np.eye(2))]
+    [('a', [1.0, 0.0]), ('b', [0.0, 1.0])]
+    """
     if schema.shared:
         yield schema.columns[0], values
     else:
@@ -198,7 +216,14 @@ def _require_names(schema: Schema, rows: Rows) -> None:
         )
 
 
-def _require_admitted(column: Column, cells: np.ndarray, rows: Rows) -> None:
+def require_admitted(column: Column, cells: np.ndarray, rows: Rows, way_out: str) -> None:
+    """Nothing, once the column admits every one of its cells (row, ...).
+
+    Raises InputError naming the place and the value otherwise, and the way out.
+
+    >>> rows = Rows(np.array([[3.0], [np.nan]]), names=("a",))
+    >>> require_admitted(Column("a", "real"), rows.values[:, 0], rows, CORRECT_IT)
+    """
     for block in blocks(cells):
         strange = ~column.admits(cells[block])
         if strange.any():
@@ -206,6 +231,5 @@ def _require_admitted(column: Column, cells: np.ndarray, rows: Rows) -> None:
             place = cell_named((), cell) if cell else f"column {column.name!r}"
             raise InputError(
                 f"expected {column.expected} in {place}, but row {row + block.start} (counted "
-                f"from 0) of {rows.source} holds {cells[block][row][tuple(cell)]:.9g}; correct the "
-                f"cell, or leave it empty if it is missing"
+                f"from 0) of {rows.source} holds {cells[block][row][tuple(cell)]:.9g}; {way_out}"
             )

@@ -21,6 +21,8 @@ import numpy as np
 from unveil.errors import InputError
 
 CELLS_PER_BLOCK = 2**20  # 8 MiB as float64: large enough for numpy, small beside any data
+# A larger array stays in its file. A smaller one is read, so that nothing can change beneath it.
+LARGEST_READ = 2**27
 
 
 @final
@@ -33,10 +35,14 @@ class Rows:
     (2, (2,))
     """
 
-    values: np.ndarray  # (row, *event), in its compact dtype; NaN = missing; a table: (row, column)
+    # (row, *event), in its compact dtype, perhaps still in its file; NaN = missing; a table:
+    # (row, column).
+    values: np.ndarray
     names: tuple[str, ...] = ()  # of a table's columns; () for images and arrays of pixels
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)  # never modelled: name -> (row,)
     source: str = "the data"  # what to call these rows in a sentence
+    # Conditioned on and never modelled: name -> (row,) of numbers or text; NaN or "" = missing.
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -47,46 +53,60 @@ class Rows:
         return len(self.values)
 
     def take(self, index: np.ndarray | slice | Sequence[int]) -> "Rows":
-        """The rows at `index` (positions, a mask or a slice), with their labels.
+        """The rows at `index` (positions, a mask or a slice), with their labels and covariates.
 
         >>> Rows(np.array([[1], [2], [3]])).take([2, 0]).values.ravel().tolist()
         [3, 1]
         """
         labels = {name: label[index] for name, label in self.labels.items()}
-        return replace(self, values=self.values[index], labels=labels)
+        given = {name: covariate[index] for name, covariate in self.given.items()}
+        return replace(self, values=self.values[index], labels=labels, given=given)
 
 
-def read(source: Any, *, label: Sequence[str] = (), drop: Sequence[str] = ()) -> Rows:
-    """Rows of numbers from a built-in name, a file, an array, a tensor or a frame.
+def read(
+    source: Any,
+    *,
+    label: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    given: Sequence[str] = (),
+) -> Rows:
+    """Rows of numbers from a built-in name, a file, a folder of images, an array or a frame.
 
-    `label` names the columns that ride along without being modelled, `drop` those to forget.
-    Values keep their units and their dtype; missing cells become NaN. A text label is read as
-    text, with an empty string where it is missing.
+    `label` names the columns that ride along without being modelled, `drop` those to forget and
+    `given` those to condition on, which may be labels too: a label that the data bring along is
+    one no more where only `given` names it. Values keep their units and their dtype; missing cells
+    become NaN. A text label or covariate is read as text, with an empty string where it is
+    missing. A large `.npy` stays in its file, and its values are a memory map.
 
     Raises InputError, in one sentence, when the source cannot be read or holds anything but
-    numbers in the columns that are neither labels nor dropped.
+    numbers in the columns that are to be modelled.
 
     >>> rows = read("iris", drop=["sepal width (cm)"])
     >>> rows.values.shape, sorted(rows.labels)
     ((150, 3), ['target'])
     """
     contents, name = _open(source)
-    rows = _rows(contents, name, {*label, *drop})
-    return _checked(_set_aside(rows, label, drop))
+    rows = _rows(contents, name, {*label, *drop, *given})
+    return _checked(_set_aside(rows, label, drop, given))
 
 
-def read_again(source: Any, *, label: Sequence[str] = (), drop: Sequence[str] = ()) -> Rows:
-    """As `read`, for a model that was fitted with these `label` and `drop`: they may be absent.
+def read_again(
+    source: Any,
+    *,
+    label: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    given: Sequence[str] = (),
+) -> Rows:
+    """As `read`, for a model that was fitted so: columns of `label` and `drop` may be absent.
 
     >>> read_again("iris", drop=["left out when fitting"]).event_shape
     (4,)
     """
     contents, name = _open(source)
-    rows = _rows(contents, name, {*label, *drop})
+    rows = _rows(contents, name, {*label, *drop, *given})
     there = {*rows.names, *rows.labels}
-    return _checked(
-        _set_aside(rows, [n for n in label if n in there], [n for n in drop if n in there])
-    )
+    label, drop = ([n for n in names if n in there] for names in (label, drop))
+    return _checked(_set_aside(rows, label, drop, given))
 
 
 def blocks(values: np.ndarray) -> Iterator[slice]:
@@ -162,9 +182,11 @@ def _numeric_array(array: np.ndarray, source: str) -> np.ndarray:
     if isinstance(array, np.ma.MaskedArray):
         return np.ma.filled(array.astype(np.float64), np.nan)
     if array.dtype == np.bool_:
-        return array.astype(np.uint8)
+        return array.view(np.uint8)
     if array.dtype.itemsize > 8:  # long double
         return array.astype(np.float64)
+    if isinstance(array, np.memmap):  # left in its file, in its own byte order
+        return array
     return np.asarray(array, dtype=array.dtype.newbyteorder("="))
 
 
@@ -248,30 +270,58 @@ def _label(series: nw.Series[Any]) -> np.ndarray:
     )
 
 
-def _set_aside(rows: Rows, label: Sequence[str], drop: Sequence[str]) -> Rows:
-    """The rows without their label and drop columns, the former kept among the labels."""
-    aside = {*label, *drop}
+def _set_aside(rows: Rows, label: Sequence[str], drop: Sequence[str], given: Sequence[str]) -> Rows:
+    """The rows without the columns that are not modelled: labels and covariates beside them."""
+    aside = {*label, *drop, *given}
     if not aside:
         return rows
+    _require_columns(rows, label, drop, given)
+    split_off = {
+        name: rows.values[:, rows.names.index(name)] for name in rows.names if name in aside
+    }
+    beside = {**split_off, **rows.labels}
+    forgotten = {*drop, *given} - {*label}
+    labels = {name: cells for name, cells in beside.items() if name not in forgotten}
+    covariates = {name: {**rows.given, **beside}[name] for name in given} or rows.given
+    kept = [position for position, name in enumerate(rows.names) if name not in aside]
+    return replace(
+        rows,
+        values=rows.values if len(kept) == len(rows.names) else _columns_at(rows.values, kept),
+        names=tuple(rows.names[position] for position in kept),
+        labels=labels,
+        given=covariates,
+    )
+
+
+def _require_columns(
+    rows: Rows, label: Sequence[str], drop: Sequence[str], given: Sequence[str]
+) -> None:
+    """Raises InputError for a name that is no column, or a covariate to be forgotten."""
     there = [*rows.names, *rows.labels]
-    for name in (*label, *drop):
+    for name in (*label, *drop, *(name for name in given if name not in rows.given)):
         if name not in there:
             raise InputError(
                 f"expected {name!r} to be a column of {rows.source}, but "
                 + (f"its columns are {listed(there)}" if there else "its columns have no names")
-                + "; correct the name or leave it out of --label and --drop"
+                + (
+                    "; add the covariate, or correct its name in --given"
+                    if name in given
+                    else "; correct the name or leave it out of --label and --drop"
+                )
             )
-    split_off = {
-        name: rows.values[:, rows.names.index(name)] for name in rows.names if name in aside
-    }
-    labels = {
-        name: cells for name, cells in {**split_off, **rows.labels}.items() if name not in drop
-    }
-    kept = [position for position, name in enumerate(rows.names) if name not in aside]
-    if len(kept) == len(rows.names):
-        return replace(rows, labels=labels)
-    names = tuple(rows.names[position] for position in kept)
-    return replace(rows, values=rows.values[:, kept], names=names, labels=labels)
+    both = [name for name in given if name in drop]
+    if both:
+        raise InputError(
+            f"expected a column either to be conditioned on or to be forgotten, but {listed(both)} "
+            f"came in --given and --drop; leave it out of one of them"
+        )
+
+
+def _columns_at(values: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+    """The columns at these positions: a view where they are neighbours, as large files need."""
+    if kept and len(kept) == kept[-1] - kept[0] + 1:
+        return values[:, kept[0] : kept[-1] + 1]
+    return values[:, kept]
 
 
 def _checked(rows: Rows) -> Rows:
@@ -330,6 +380,8 @@ def _in_one_line(error: BaseException) -> str:
 def _load(name: str) -> Any:
     """What a file holds: an array, an arrow table, or rows."""
     path, reader = _reader(name)
+    if path.is_dir():
+        return _read_images(path)
     _require_file(path)
     try:
         return reader(path)
@@ -361,8 +413,6 @@ def _refuse_suffix(path: Path) -> Any:
 
 
 def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"expected a file, but {path} is a folder; name a file inside it")
     if not path.exists():
         if path.suffix or len(path.parts) > 1:
             raise InputError(f"expected a file, but there is none at {path}; correct the path")
@@ -378,6 +428,12 @@ def _not_utf8(path: Path) -> InputError:
     return InputError(
         f"expected text in UTF-8, but {path} is in another encoding; save it again as UTF-8"
     )
+
+
+def _read_images(path: Path) -> Rows:
+    from unveil.data.images import read_folder
+
+    return read_folder(path)
 
 
 def _read_csv(path: Path) -> Any:
@@ -445,6 +501,8 @@ def _read_feather(path: Path) -> Any:
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    if path.stat().st_size > LARGEST_READ:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open("rb") as file:  # numpy would leave its own open if the file is damaged
         array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray):

@@ -1,26 +1,57 @@
 """How each column is measured: what values it can take, and the units a model sees it in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from math import inf, isfinite, isqrt, prod
 from typing import Any, final
 
 import numpy as np
 
-from unveil.data.read import Rows, blocks, listed
+from unveil.data.read import Rows, blocks, listed, numbered
 from unveil.errors import InputError
 
-REAL, GRID, BINARY, BINARIZED, CONSTANT = KINDS = (
+(
+    REAL,
+    GRID,
+    BINARY,
+    BINARIZED,
+    CONSTANT,
+    COUNT,
+    POSITIVE,
+    ANGLE,
+    PROPORTION,
+    CATEGORY,
+    ORDINAL,
+) = KINDS = (
     "real",  # any number
     "grid",  # values a step apart: integers, grey levels, rounded decimals
     "binary",  # 0 or 1
     "binarized",  # grey levels, read as probabilities of a 1
     "constant",  # one value; put back when decoding, never modelled
+    # How many there were. Inferred for a column of whole numbers, three or more of them and 0 the
+    # smallest, with a long thin tail: the variance is no less than nine tenths of the mean, the
+    # skewness is above 1, and the largest value is held by at most one cell in a hundred. In a
+    # table each column is judged by itself. Columns without names are alike: all are counts where
+    # most of them look so and the others could be, else none. A shared column is never one for
+    # pictures, nor where its largest value is the depth of an image.
+    "count",
+    # The rest is never inferred: `unveil.data.reread.reread` reads a column so.
+    "positive",  # a number above 0, measured by its ratio to the geometric mean
+    "angle",  # a direction, the same again after a period
+    "proportion",  # a number between two ends
+    "category",  # one of a few values, in no order
+    "ordinal",  # one of a few values, in order
 )
+DENSITIES = (REAL, POSITIVE, ANGLE, PROPORTION)  # without a true probability of one value
+CLASSES = (CATEGORY, ORDINAL)  # x is the code of a value among the levels
 DEPTHS = (1, 3, 7, 15, 16, 31, 63, 127, 255, 511, 1023, 4095, 16383, 65535)  # 16: digits
 FEWEST_ROWS = 10  # fewer say nothing about a scale, let alone a grid
 MOST_STEPS = 100_000  # a finer grid is as good as the real line
 MOST_DECIMALS = 6
+LEAST_DISPERSION = 0.9  # of counts: variance over mean, 1 for Poisson, with room for chance
+LEAST_SKEWNESS = 1.0
+RARE = 0.01  # the share of cells that hold the largest count, at most
 FORMAT_VERSION = 1
 
 
@@ -29,7 +60,8 @@ FORMAT_VERSION = 1
 class Column:
     """How one column (or every cell of an image) is measured: x = (value - shift) / unit.
 
-    A grid passes through `low` where that is finite, through `shift` otherwise.
+    A grid passes through `low` where that is finite, through `shift` otherwise. The value of a
+    category or an ordinal is measured by its code, its place 0, 1, ... among the `levels`.
 
     >>> age = Column("age", "grid", shift=40.0, unit=12.5, step=1.0)
     >>> age.nearest(np.array([39.2, np.nan])).tolist()
@@ -41,8 +73,9 @@ class Column:
     shift: float = 0.0
     unit: float = 1.0
     step: float = 0.0  # spacing of the grid in the data's own units; 0 for real
-    low: float = -inf  # smallest and largest value that the grid admits
+    low: float = -inf  # smallest and largest value (or code) that it admits
     high: float = inf
+    levels: tuple[float, ...] = ()  # the values that codes stand for, in order; () without codes
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -60,16 +93,28 @@ class Column:
                 f"expected a step of 0 or more and low <= high for column {self.name!r}, but step "
                 f"{self.step}, low {self.low} and high {self.high} came; correct them in the schema"
             )
-        if self.kind in (GRID, BINARY, BINARIZED) and self.step == 0:
+        if self.kind not in (*DENSITIES, CONSTANT) and self.step == 0:
             raise InputError(
                 f"expected column {self.name!r} of kind {self.kind} to have a step, but 0 came; "
                 f"give it one, or make it real"
+            )
+        if self.kind in CLASSES and not self._has_codes:
+            raise InputError(
+                f"expected column {self.name!r} of kind {self.kind} to have two or more rising "
+                f"levels, with codes from 0 on in steps of 1, but "
+                f"{listed([f'{level:.9g}' for level in self.levels], 5) or 'no level'} came with "
+                f"codes from {self.low} to {self.high}; correct them in the schema"
             )
 
     @property
     def is_constant(self) -> bool:
         """Whether there is nothing to model."""
         return self.kind == CONSTANT
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether a value has a place of its own to be measured at, such as its code."""
+        return self.kind in _PLACED
 
     @property
     def spacing(self) -> float:
@@ -89,13 +134,19 @@ class Column:
         """What a value must be, in words."""
         if self.is_constant:
             return f"the one value {self.shift:.9g} that it always had"
+        if self.kind in CLASSES:
+            return f"one of {listed([f'{level:.9g}' for level in self.levels])}"
+        if self.step == 0 and self.is_bounded:
+            return f"a number from {self.low:.9g} to {self.high:.9g}"
         if self.step == 0:
-            return "a finite number"
+            return "a number above 0" if isfinite(self.low) else "a finite number"
         if self.low + self.step >= self.high:
             return f"{self.low:.9g} or {self.high:.9g}"
         grid = f"a value on the grid of step {self.step:.9g}"
         if self.is_bounded:
             return f"{grid} from {self.low:.9g} to {self.high:.9g}"
+        if isfinite(self.low):
+            return f"{grid} from {self.low:.9g} on"
         return f"{grid} through {self._origin:.9g}"
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
@@ -109,6 +160,8 @@ class Column:
         values = np.asarray(values, np.float64)
         if self.is_constant:
             return np.full_like(values, self.shift)
+        if self.kind in CLASSES:
+            return self._level(self._code(values))
         if self.step > 0:
             values = self._origin + self.step * np.rint((values - self._origin) / self.step)
             decimals = _decimals(self.step, self._origin)
@@ -130,16 +183,34 @@ class Column:
         if self.is_bounded:
             written = np.maximum(written, 1e-6 * (self.high - self.low))
         if self.step > 0:
-            written = np.clip(written, 1e-4 * self.step, 1e-2 * self.step)
+            gap = min(np.diff(self.levels), default=self.step)
+            written = np.clip(written, 1e-4 * gap, 1e-2 * gap)
         with np.errstate(invalid="ignore"):  # an infinite value is compared as NaN: not admitted
             return (np.abs(values - self.nearest(values)) <= written) | np.isnan(values)
 
-    def settle(self, values: np.ndarray) -> np.ndarray:
-        """Decoded values as they can occur: grids rounded, constants put back.
+    def place(self, values: np.ndarray) -> np.ndarray:
+        """What shift and unit measure: the values, or their codes; a proportion within its ends.
 
-        Binary cells are left as they are, for they may hold probabilities.
+        >>> Column("size", "ordinal", step=1.0, low=0.0, high=2.0, levels=(1.0, 2.0, 5.0)).place(
+        ...     np.array([5.0, 1.0, np.nan])
+        ... ).tolist()
+        [2.0, 0.0, nan]
         """
-        return self.nearest(values) if self.kind in (GRID, CONSTANT) else values
+        return _PLACED.get(self.kind, _as_it_is)(self, values)
+
+    def settle(self, places: np.ndarray) -> np.ndarray:
+        """Decoded cells as they can occur: grids rounded, constants put back, codes as the values
+        that they stand for, angles in the period that the data were written in.
+
+        Binary cells and counts are left as they are, for they may hold probabilities and rates.
+
+        >>> from math import tau
+        >>> Column("wind", "angle", unit=360.0 / tau, low=0.0, high=360.0).settle(
+        ...     np.array([-90.0, 370.0])
+        ... ).tolist()
+        [270.0, 10.0]
+        """
+        return _SETTLED.get(self.kind, _as_it_is)(self, places)
 
     def binarized(self) -> "Column":
         """The column with its values read as probabilities of a 1.
@@ -150,7 +221,7 @@ class Column:
         """
         if self.kind in (BINARY, BINARIZED, CONSTANT):
             return self
-        if not self.is_bounded:
+        if not (self.kind == GRID and self.is_bounded):
             raise InputError(
                 f"expected values between two known ends to read as probabilities, but column "
                 f"{self.name!r} is {self.kind} without ends; choose a likelihood for {self.kind} "
@@ -162,6 +233,51 @@ class Column:
     def _origin(self) -> float:
         """A point of the grid."""
         return self.low if isfinite(self.low) else self.shift
+
+    @property
+    def _has_codes(self) -> bool:
+        """Whether there are levels, in order, and a grid of their codes."""
+        rising = all(a < b for a, b in pairwise(self.levels))
+        codes = (self.step, self.low, self.high) == (1.0, 0.0, len(self.levels) - 1.0)
+        return len(self.levels) > 1 and rising and codes
+
+    def _code(self, values: np.ndarray) -> np.ndarray:
+        """The places among the levels of those nearest to the values; NaN stays."""
+        levels = np.array(self.levels)
+        codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
+        return np.where(np.isnan(values), np.nan, codes)
+
+    def _level(self, codes: np.ndarray) -> np.ndarray:
+        """The levels of the nearest codes; NaN stays."""
+        nearest = np.clip(np.rint(codes), self.low, self.high)
+        missing = np.isnan(nearest)
+        places = np.where(missing, 0, nearest).astype(np.int64)
+        return np.where(missing, np.nan, np.array(self.levels)[places])
+
+    def _turned(self, values: np.ndarray) -> np.ndarray:
+        """The same directions between low and high."""
+        return self.low + (values - self.low) % (self.high - self.low)
+
+
+def _as_it_is(column: Column, values: np.ndarray) -> np.ndarray:
+    return values
+
+
+# Where the cells of a kind are more than measured: on the way in, and on the way out.
+_PLACED: Mapping[str, Callable[[Column, np.ndarray], np.ndarray]] = {
+    PROPORTION: Column.nearest,
+    CATEGORY: Column._code,
+    ORDINAL: Column._code,
+}
+_SETTLED: Mapping[str, Callable[[Column, np.ndarray], np.ndarray]] = {
+    GRID: Column.nearest,
+    CONSTANT: Column.nearest,
+    POSITIVE: Column.nearest,
+    ANGLE: Column._turned,
+    PROPORTION: Column.nearest,
+    CATEGORY: Column._level,
+    ORDINAL: Column._level,
+}
 
 
 @final
@@ -232,7 +348,7 @@ class Schema:
     @property
     def has_masses_only(self) -> bool:
         """Whether every modelled cell has true probabilities rather than a density."""
-        return all(self.columns[i].kind != REAL for i in self.modelled)
+        return all(self.columns[i].kind not in DENSITIES for i in self.modelled)
 
     def binarized(self) -> "Schema":
         """The schema with grey levels read as probabilities of a 1.
@@ -256,13 +372,13 @@ class Schema:
 
         Raises InputError, in one sentence, when the document is anything else.
         """
-        version = _entry(document, "format_version", int)
+        version = entry(document, "format_version", int)
         if version != FORMAT_VERSION:
             raise InputError(
                 f"expected a schema of format_version {FORMAT_VERSION}, but {version} came; use "
                 f"the unveil that wrote it"
             )
-        shape = _entry(document, "event_shape", list)
+        shape = entry(document, "event_shape", list)
         if not shape or not all(type(axis) is int and axis > 0 for axis in shape):
             raise InputError(
                 f"expected event_shape to be a list of positive integers, but {shape} came; "
@@ -270,8 +386,8 @@ class Schema:
             )
         return cls(
             event_shape=tuple(shape),
-            columns=tuple(map(_column_from_document, _entry(document, "columns", list))),
-            gaps=_entry(document, "gaps", bool),
+            columns=tuple(map(_column_from_document, entry(document, "columns", list))),
+            gaps=entry(document, "gaps", bool),
         )
 
 
@@ -280,7 +396,7 @@ def infer(rows: Rows) -> Schema:
 
     Cells of images and pixel arrays share one column; a table has one for each of its own. Scales
     are a mean and a standard deviation, or half the depth of an image, so that x is about 1.
-    Steps are as large as the data allow.
+    Steps are as large as the data allow. Counts are told by their long tail, as KINDS says.
 
     Raises InputError for fewer than ten rows, a column without a value, no column that varies,
     and values whose scale floating point cannot hold.
@@ -296,12 +412,14 @@ def infer(rows: Rows) -> Schema:
         )
     if rows.names:
         columns = tuple(
-            _column(name, cells, _distinct(name, cells))
+            _column(name, cells, distinct(name, cells))
             for name, cells in zip(rows.names, rows.values.T, strict=True)
         )
+        columns = _with_counts(columns, rows)
     else:
         columns = (_shared_column(rows.values),)
-    return Schema(rows.event_shape, columns, gaps=bool(np.isnan(rows.values).any()))
+    gaps = any(np.isnan(rows.values[block]).any() for block in blocks(rows.values))
+    return Schema(rows.event_shape, columns, gaps=gaps)
 
 
 # One column
@@ -309,14 +427,17 @@ def infer(rows: Rows) -> Schema:
 
 def _shared_column(values: np.ndarray) -> Column:
     """Every cell of an image: 0 and 1, grey levels from 0 to a depth, or as a column of a table."""
-    levels = _distinct("cell", values)
+    levels = distinct("cell", values)
     if np.isin(levels, (0, 1)).all() and len(levels) == 2:
         return _binary("cell")
+    column = _column("cell", values, levels)
+    if values.ndim == 2 and levels[-1] not in DEPTHS and _looks_counted(column, values):
+        return count("cell")
     grids = [(1.0, float(depth)) for depth in DEPTHS] + [(1 / depth, 1.0) for depth in DEPTHS]
     for step, high in grids:
         if _are_grey_levels(levels, step, high):
             return Column("cell", GRID, high / 2, high / 2, step, low=0.0, high=high)
-    return _column("cell", values, levels)
+    return column
 
 
 def _are_grey_levels(levels: np.ndarray, step: float, high: float) -> bool:
@@ -334,7 +455,7 @@ def _column(name: str, values: np.ndarray, levels: np.ndarray) -> Column:
         return Column(name, CONSTANT, shift=float(levels[0]))
     if levels.tolist() == [0.0, 1.0]:
         return _binary(name)
-    mean, sd, count = _moments(name, values)
+    mean, sd, count = moments(name, values)
     if len(levels) == 2 and count >= FEWEST_ROWS:
         low, high = map(float, levels)
         return Column(name, GRID, mean, sd, step=high - low, low=low, high=high)
@@ -349,6 +470,50 @@ def _column(name: str, values: np.ndarray, levels: np.ndarray) -> Column:
 
 def _binary(name: str) -> Column:
     return Column(name, BINARY, step=1.0, low=0.0, high=1.0)
+
+
+def count(name: str) -> Column:
+    """A column of counts: x is the count itself.
+
+    >>> count("visits").expected
+    'a value on the grid of step 1 from 0 on'
+    """
+    return Column(name, COUNT, step=1.0, low=0.0)
+
+
+def _with_counts(columns: tuple[Column, ...], rows: Rows) -> tuple[Column, ...]:
+    """The columns of a table, counts among them: each by itself, or all alike without names."""
+    cells = rows.values.T
+    counted = [_looks_counted(*pair) for pair in zip(columns, cells, strict=True)]
+    if rows.names == numbered(len(columns)):
+        varying = [i for i, column in enumerate(columns) if not column.is_constant]
+        most = 2 * sum(counted) > len(varying)
+        counted = [most and all(_could_be_counts(cells[i]) for i in varying)] * len(columns)
+    return tuple(
+        count(column.name) if counts and not column.is_constant else column
+        for column, counts in zip(columns, counted, strict=True)
+    )
+
+
+def _could_be_counts(values: np.ndarray) -> bool:
+    return all(count("").admits(cells).all() for cells in observed(values))
+
+
+def _looks_counted(column: Column, values: np.ndarray) -> bool:
+    """Whether cells on a grid have the long thin tail of counts; KINDS says how it is told."""
+    if column.kind != GRID or column.step != 1 or column.is_bounded:
+        return False
+    if min(cells.min() for cells in observed(values) if cells.size) != 0:
+        return False
+    mean, sd, size = moments(column.name, values)
+    largest = max(cells.max() for cells in observed(values) if cells.size)
+    top = sum(np.count_nonzero(cells == largest) for cells in observed(values))
+    cubes = sum(((cells.astype(np.float64) - mean) ** 3).sum() for cells in observed(values))
+    return bool(
+        sd**2 >= LEAST_DISPERSION * mean
+        and cubes / size > LEAST_SKEWNESS * sd**3
+        and top <= RARE * size
+    )
 
 
 def _decimal_grid(levels: np.ndarray) -> tuple[float, float] | None:
@@ -384,17 +549,27 @@ def _decimals(*numbers: float) -> int | None:
     return None
 
 
-def _observed(values: np.ndarray) -> Iterator[np.ndarray]:
-    """The observed cells, block by block, (cell,)."""
+def observed(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The observed cells, block by block, (cell,).
+
+    >>> [cells.tolist() for cells in observed(np.array([1.0, np.nan]))]
+    [[1.0]]
+    """
     for block in blocks(values):
         cells = values[block]
         yield cells[~np.isnan(cells)]
 
 
-def _distinct(name: str, values: np.ndarray) -> np.ndarray:
-    """Distinct observed values in order, float64; cut short once they are too many for a grid."""
+def distinct(name: str, values: np.ndarray) -> np.ndarray:
+    """Distinct observed values in order, float64; cut short once they are too many for a grid.
+
+    Raises InputError for a column without any.
+
+    >>> distinct("a", np.array([2, 1, 2])).tolist()
+    [1.0, 2.0]
+    """
     levels = np.empty(0)
-    for cells in _observed(values):
+    for cells in observed(values):
         levels = np.union1d(levels, np.unique(cells).astype(np.float64))
         if len(levels) > MOST_STEPS + 1:
             break
@@ -406,12 +581,18 @@ def _distinct(name: str, values: np.ndarray) -> np.ndarray:
     return levels
 
 
-def _moments(name: str, values: np.ndarray) -> tuple[float, float, int]:
-    """Mean, standard deviation and number of the observed cells, in float64."""
+def moments(name: str, values: np.ndarray) -> tuple[float, float, int]:
+    """Mean, standard deviation and number of the observed cells, in float64.
+
+    Raises InputError for a spread that floating point cannot hold, or none.
+
+    >>> moments("a", np.array([1.0, 3.0, np.nan]))
+    (2.0, 1.0, 2)
+    """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        count = sum(cells.size for cells in _observed(values))
-        mean = sum(cells.sum(dtype=np.float64) for cells in _observed(values)) / count
-        squares = (np.square(cells.astype(np.float64) - mean).sum() for cells in _observed(values))
+        count = sum(cells.size for cells in observed(values))
+        mean = sum(cells.sum(dtype=np.float64) for cells in observed(values)) / count
+        squares = (np.square(cells.astype(np.float64) - mean).sum() for cells in observed(values))
         sd = np.sqrt(sum(squares) / count)
     if not (np.isfinite(mean) and np.isfinite(sd) and sd > 0):
         raise InputError(
@@ -426,27 +607,52 @@ def _moments(name: str, values: np.ndarray) -> tuple[float, float, int]:
 
 
 def _column_to_document(column: Column) -> dict[str, Any]:
-    return {
-        key: value if value not in (-inf, inf) else None for key, value in asdict(column).items()
-    }
+    entries = {key: value for key, value in asdict(column).items() if key != "levels"}
+    plain = {key: None if value in (-inf, inf) else value for key, value in entries.items()}
+    return plain | ({"levels": list(column.levels)} if column.levels else {})
 
 
 def _column_from_document(document: Any) -> Column:
-    low = _entry(document, "low", int | float | None)
-    high = _entry(document, "high", int | float | None)
+    low = entry(document, "low", int | float | None)
+    high = entry(document, "high", int | float | None)
+    levels = entry(document, "levels", list) if "levels" in document else []
     return Column(
-        name=_entry(document, "name", str),
-        kind=_entry(document, "kind", str),
-        shift=float(_entry(document, "shift", int | float)),
-        unit=float(_entry(document, "unit", int | float)),
-        step=float(_entry(document, "step", int | float)),
+        name=entry(document, "name", str),
+        kind=entry(document, "kind", str),
+        shift=float(entry(document, "shift", int | float)),
+        unit=float(entry(document, "unit", int | float)),
+        step=float(entry(document, "step", int | float)),
         low=-inf if low is None else float(low),
         high=inf if high is None else float(high),
+        levels=tuple(numbers(levels, "levels")),
     )
 
 
-def _entry(document: Any, key: str, kind: Any) -> Any:
-    """One entry of a document, once it is there and of its kind."""
+def numbers(values: Sequence[Any], key: str) -> Iterator[float]:
+    """The numbers that a document lists under `key`, once they are finite.
+
+    Raises InputError otherwise.
+
+    >>> list(numbers([1, 2.5], "levels"))
+    [1.0, 2.5]
+    """
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise InputError(
+                f"expected {key!r} in the schema to be finite numbers, but {value!r} came; write "
+                f"them as unveil writes schema.json"
+            )
+        yield float(value)
+
+
+def entry(document: Any, key: str, kind: Any) -> Any:
+    """One entry of a document, once it is there and of its kind.
+
+    Raises InputError otherwise.
+
+    >>> entry({"step": 1.0}, "step", float)
+    1.0
+    """
     if not isinstance(document, dict) or key not in document:
         raise InputError(
             f"expected an object with {key!r} in the schema, but {str(document)[:80]} came; write "

@@ -39,10 +39,10 @@ def write(path: Path, columns: Mapping[str, np.ndarray]) -> None:
 def write_rows(path: Path, rows: Rows) -> None:
     """Write rows in the format that the suffix names, so that `read` finds them again.
 
-    `.csv`, `.parquet` and `.feather` take a table with the labels as its last columns; the cells
-    of an image become columns `cell_0_0`, `cell_0_1`, ..., and whole numbers become integers. An
-    `.npz` holds the array `x` (row, *event) beside the names and the labels, an `.npy` that array
-    alone, both in the dtype of the values.
+    `.csv`, `.parquet` and `.feather` take a table with the labels and the covariates as its last
+    columns; the cells of an image become columns `cell_0_0`, `cell_0_1`, ..., and whole numbers
+    become integers. An `.npz` holds the array `x` (row, *event) beside the names, the labels and
+    the covariates, an `.npy` that array alone, both in the dtype of the values.
 
     Raises InputError for a path that cannot be written to, and for a label called like a column.
 
@@ -58,11 +58,11 @@ def write_rows(path: Path, rows: Rows) -> None:
                 _write_array(file, rows.values)
         case ".npz":
             named = {"names": np.array(rows.names)} if rows.names else {}
-            arrays = _beside({"x": rows.values, **named}, rows.labels)
+            arrays = _beside({"x": rows.values, **named}, rows)
             with replacing(path) as file:
                 _write_archive(file, arrays)
         case _:
-            write(path, _beside(_columns(rows), rows.labels))
+            write(path, _beside(_columns(rows), rows))
 
 
 def require_suffix(path: Path, allowed: Collection[str]) -> None:
@@ -137,17 +137,16 @@ def _integers_if_whole(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64) if whole.all() else values
 
 
-def _beside(
-    columns: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Columns, then labels, once no two share a name."""
-    both = [name for name in labels if name in columns]
+def _beside(columns: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+    """Columns, then the rows' labels and covariates, once none is called like a column."""
+    beside = {**rows.labels, **rows.given}
+    both = [name for name in beside if name in columns]
     if both:
         raise InputError(
             f"expected labels with names of their own, but {listed(both)} would also be written "
             f"as data; rename them, or leave them out with --drop"
         )
-    return {**columns, **labels}
+    return {**columns, **beside}
 
 
 # Formats

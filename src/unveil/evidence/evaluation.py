@@ -7,12 +7,13 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from unveil.data.encode import digests
 from unveil.evidence.bound import Bound
 from unveil.evidence.importance import Importance, importance
 from unveil.latent import LatentVariableModel
 from unveil.shapes import Given, PerRow, Rows
+from unveil.tiles import row_digests
 from unveil.units import active_units, collapse_warning
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -100,7 +101,7 @@ def evaluate(
     """
     result = importance(model, x, num_samples=num_samples, seed=seed, given=given, on_tile=on_tile)
     dims = math.prod(x.shape[1:])
-    lower = lower_bound(result, x, seed)
+    lower = lower_bound(result, row_digests(x, given), seed)
     active = active_units(result.means)
     collapse = collapse_warning(active.tolist(), len(x))
     units = result.rate_per_unit
@@ -131,7 +132,7 @@ def evaluate(
     )
 
 
-def lower_bound(result: Importance, x: Rows, seed: int) -> Bound:
+def lower_bound(result: Importance, digests: NDArray[np.uint64], seed: int) -> Bound:
     """The mean of log (1/K) Σ w_k over rows as a bound that holds in expectation."""
     few = float((result.ess < FEWEST_EFFECTIVE_DRAWS).double().mean())
     warning = (
@@ -143,7 +144,7 @@ def lower_bound(result: Importance, x: Rows, seed: int) -> Bound:
         value=float(result.log_evidence.mean()),
         side="lower",
         guarantee="in_expectation",
-        mc_se=draw_error(result.log_evidence_variance, x),
+        mc_se=draw_error(result.log_evidence_variance, digests),
         data_se=row_error(result.log_evidence),
         method="IWAE",
         settings={"num_samples": result.num_samples, "seed": seed},
@@ -151,7 +152,7 @@ def lower_bound(result: Importance, x: Rows, seed: int) -> Bound:
     )
 
 
-def draw_error(variance: PerRow | None, x: Rows) -> float | None:
+def draw_error(variance: PerRow | None, digests: NDArray[np.uint64]) -> float | None:
     """Standard error of the mean over rows from the draws of z alone; None where one draw was
     taken, which cannot tell.
 
@@ -159,9 +160,9 @@ def draw_error(variance: PerRow | None, x: Rows) -> float | None:
     """
     if variance is None:
         return None
-    _, which = np.unique(digests(x.cpu().numpy()), axis=0, return_inverse=True)
+    _, which = np.unique(digests, axis=0, return_inverse=True)
     multiplicity = torch.from_numpy(np.bincount(which.reshape(-1)))[which.reshape(-1)]
-    return float((variance * multiplicity).sum().sqrt() / len(x))
+    return float((variance * multiplicity).sum().sqrt() / len(digests))
 
 
 def row_error(values: PerRow) -> float | None:

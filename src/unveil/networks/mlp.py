@@ -10,6 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import skip_init
 
+from unveil.networks.mouth import FillsGaps as FillsGaps
+from unveil.networks.mouth import Gaps, Mouth, Parts
+from unveil.networks.mouth import MarksGaps as MarksGaps
 from unveil.shapes import Given
 
 
@@ -85,11 +88,12 @@ def join(value: Tensor, given: Given) -> Tensor:
 
 @final
 class Encoder(nn.Module):
-    """The mouth of a posterior's network: takes x (row, *event) with gaps, and covariates.
+    """The network of a posterior: takes x (row, *event) with gaps, and covariates.
 
-    A missing cell enters as the column's centre (0 in model units) beside a sign that it was
-    missing, when ``gaps`` says that rows have any. A row with nothing observed gives raw zeros,
-    which is the prior: where nothing was seen there is nothing to infer.
+    Cells enter through a ``Mouth``: those that ``parts`` name in their own way, a missing one as
+    zeros beside a sign that it was missing, when ``gaps`` says that rows have any. A row with
+    nothing observed gives raw zeros, which is the prior: where nothing was seen there is nothing
+    to infer.
 
     >>> encoder = Encoder((2, 2), covariates=0, outputs=6, width=8, depth=1, gaps=MarksGaps())
     >>> encoder(torch.full((1, 2, 2), float("nan"))).abs().max().item()
@@ -104,14 +108,14 @@ class Encoder(nn.Module):
         outputs: int,
         width: int,
         depth: int,
-        gaps: "FillsGaps | MarksGaps",
+        gaps: Gaps,
+        parts: Parts = (),
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        cells = math.prod(event_shape)
-        self.gaps = gaps
+        self.mouth = Mouth(math.prod(event_shape), gaps=gaps, parts=parts)
         self.body = ResidualMLP(
-            inputs=cells * gaps.inputs_per_cell + covariates,
+            inputs=self.mouth.width + covariates,
             outputs=outputs,
             width=width,
             depth=depth,
@@ -121,28 +125,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, given: Given = None) -> Tensor:
         cells = x.flatten(1)
         observed = ~torch.isnan(cells)
-        raw = self.body(join(self.gaps(torch.where(observed, cells, 0.0), observed), given))
+        raw = self.body(join(self.mouth(cells, observed), given))
         return raw * observed.any(-1, keepdim=True)
-
-
-@final
-class FillsGaps(nn.Module):
-    """Cells as they are: for data without gaps, where a sign per cell would double the input."""
-
-    inputs_per_cell = 1
-
-    def forward(self, filled: Tensor, observed: Tensor) -> Tensor:
-        return filled
-
-
-@final
-class MarksGaps(nn.Module):
-    """Cells beside their signs (1 where observed), so that a gap differs from a central value."""
-
-    inputs_per_cell = 2
-
-    def forward(self, filled: Tensor, observed: Tensor) -> Tensor:
-        return torch.cat([filled, observed.to(filled.dtype)], dim=-1)
 
 
 @final
@@ -174,3 +158,20 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, given: Given = None) -> Tensor:
         return self.body(join(z, given))
+
+    def start(self, raw: Tensor) -> None:
+        """Start near the raw parameters (outputs,), whatever z is: they become the last bias."""
+        with torch.no_grad():
+            self.body.leave.bias.copy_(raw)
+
+
+@final
+class Joined(nn.Module):
+    """A network of one input, given a value and its covariates side by side."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, value: Tensor, given: Given = None) -> Tensor:
+        return self.network(join(value, given))

@@ -1,8 +1,11 @@
-"""What every objective is.
+"""What every objective is, and what may be said of its value.
 
 An objective is called with (model, x, noise, step) and returns its value for each row in nats.
+Its type says what that value is: a ``LowerBound`` is one on log p(x), and any other ``Objective``
+is only something to climb. A ``BatchObjective`` looks at rows side by side.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -16,6 +19,12 @@ def require_count(name: str, value: object, *, least: int) -> None:
     """Raises ValueError unless the value is a whole number of at least ``least``."""
     if not isinstance(value, int) or value < least:
         raise ValueError(f"expected {name} of at least {least}, a whole number, got {value}")
+
+
+def require_weight(name: str, value: float) -> None:
+    """Raises ValueError unless the value is finite and not below 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"expected {name} to be at least 0 and finite, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +52,27 @@ class Objective(ABC):
         """The first step at which the objective has its final settings."""
         return 0
 
-    def scheduled(self, total_steps: int) -> "Objective":
-        """This objective with what it leaves open settled for a run of ``total_steps``."""
+    def scheduled(self, total_steps: int, rows: int) -> "Objective":
+        """This objective with what it leaves open settled for a run of ``total_steps`` over
+        ``rows`` training rows."""
         return self
+
+
+class LowerBound(Objective, ABC):
+    """An objective whose value at its final settings is at most log p(x) in expectation, row by
+    row, whatever the model: E value(x) ≤ log p(x)."""
+
+
+class BatchObjective(Objective, ABC):
+    """An objective that compares the rows of a batch: each row's value depends on those beside it.
+
+    It must be given real rows only, each once, and at least two of them.
+    """
+
+    def require_company(self, x: Rows) -> None:
+        """Raises ValueError when a row stands alone."""
+        if len(x) < 2:
+            raise ValueError(
+                f"expected at least 2 rows side by side for {type(self).__name__}, which compares "
+                f"the rows of a batch, got {len(x)}; give it larger batches"
+            )

@@ -1,69 +1,26 @@
-"""The evidence lower bound.
+"""The evidence lower bound, and the weighted one of β-VAE.
 
 log p(x) = ELBO + KL(q(z|x) ‖ p(z|x)) ≥ ELBO = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z))
 """
 
-import math
-from abc import ABC
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from unveil.latent import LatentVariableModel
-from unveil.objectives.base import Objective, require_count
+from unveil.objectives.base import LowerBound, require_weight
+from unveil.objectives.warmup import WarmedUp
 from unveil.shapes import Given, Noise, PerRow, Rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightedRate(Objective, ABC):
-    """−distortion − β·rate, β rising linearly from 0 over the first ``warmup_steps``.
+class WeightedRate(WarmedUp, ABC):
+    """E_q[log p(x|z)] − weight · KL(q(z|x)‖p(z)), the KL exact where it has a closed form."""
 
-    ``warmup_steps`` of None means a tenth of the run; a run limited by the clock alone is counted
-    as 10,000 steps. β = 1 is the ELBO; any other β (Higgins et
-    al. 2017) trains something that is not a bound when β < 1, and reports still show β = 1.
-    """
-
-    beta: float = 1.0
-    warmup_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise ValueError(f"expected beta to be at least 0 and finite, got {self.beta}")
-        if self.warmup_steps is not None:
-            require_count("warmup_steps", self.warmup_steps, least=0)
-
-    @property
-    def warmup(self) -> int:
-        return self.warmup_steps or 0
-
-    def scheduled(self, total_steps: int) -> Objective:
-        if self.warmup_steps is not None and self.warmup_steps >= total_steps:
-            raise ValueError(
-                f"expected warmup_steps below the {total_steps} steps of the run, got "
-                f"{self.warmup_steps}; warm up for fewer, or train longer"
-            )
-        if self.warmup_steps is not None:
-            return self
-        return replace(self, warmup_steps=total_steps // 10)
-
+    @abstractmethod
     def weight(self, step: Tensor) -> Tensor:
-        """β at a training step."""
-        return self.beta * torch.clamp((step + 1) / (self.warmup + 1), max=1.0)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class ELBO(WeightedRate):
-    """E_q[log p(x|z)] − β KL(q(z|x)‖p(z)) (Kingma & Welling 2014, eq. 10).
-
-    The KL is exact where q and the prior have a closed form, and by the same draws where not.
-
-    >>> ELBO(beta=4.0).num_samples
-    1
-    """
+        """The weight of the rate at a training step, a scalar."""
 
     def __call__(
         self,
@@ -82,8 +39,53 @@ class ELBO(WeightedRate):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SampledELBO(WeightedRate):
-    """E_q[log p(x|z) − β (log q(z|x) − log p(z))], all of it by draws: needs no closed-form KL."""
+class ELBO(WeightedRate, LowerBound):
+    """E_q[log p(x|z)] − KL(q(z|x)‖p(z)) (Kingma & Welling 2014, eq. 10).
+
+    The KL is exact where q and the prior have a closed form, and by the same draws where not. It
+    is a lower bound on log p(x) once warmed up.
+
+    >>> ELBO(num_samples=4).scheduled(1000, rows=500)
+    ELBO(num_samples=4, warmup_steps=100)
+    """
+
+    def weight(self, step: Tensor) -> Tensor:
+        return self.share(step)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BetaELBO(WeightedRate):
+    """E_q[log p(x|z)] − β KL(q(z|x)‖p(z)) (Higgins et al. 2017, eq. 4).
+
+    β = 1 is the ELBO; a larger β spends fewer nats on z, a smaller one more. Below 1 it bounds
+    nothing, and reports show the ELBO whatever β was. Raises ValueError for a β that is negative
+    or not finite.
+
+    >>> BetaELBO(beta=4.0).beta
+    4.0
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_weight("beta", self.beta)
+
+    def weight(self, step: Tensor) -> Tensor:
+        return self.beta * self.share(step)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SampledELBO(WarmedUp, LowerBound):
+    """E_q[log p(x|z) + log p(z) − log q(z|x)], all of it by draws: needs no closed-form KL.
+
+    It has the ELBO's expectation, so that it is a lower bound on log p(x) once warmed up, too.
+
+    >>> SampledELBO(warmup_steps=0).warmup
+    0
+    """
 
     def __call__(
         self,
@@ -95,4 +97,4 @@ class SampledELBO(WeightedRate):
     ) -> PerRow:
         particles = model.particles(x, noise, given)
         rate = particles.log_posterior - particles.log_prior
-        return (particles.log_likelihood - self.weight(step) * rate).mean(0)
+        return (particles.log_likelihood - self.share(step) * rate).mean(0)

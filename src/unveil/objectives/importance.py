@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from unveil.latent import LatentVariableModel
-from unveil.objectives.base import Objective
+from unveil.objectives.base import LowerBound
 from unveil.shapes import Given, Noise, PerRow, Rows
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class IWAE(Objective):
+class IWAE(LowerBound):
     """E log (1/K) Σ_k w_k, a lower bound that tightens with K (Burda et al. 2016, eq. 8).
 
     >>> IWAE(num_samples=50).num_samples

@@ -11,6 +11,16 @@ from unveil.families import Family, positive, split_parameters
 SMALLEST_SD = 1e-6
 
 
+def spread(raw: Tensor) -> Tensor:
+    """The standard deviation of a latent from an unconstrained number; 0 gives 1.
+
+    >>> import torch
+    >>> float(spread(torch.tensor(0.0)))
+    1.0
+    """
+    return positive(raw).clamp_min(SMALLEST_SD)
+
+
 @final
 class DiagonalGaussian(Family):
     """The mean-field Gaussian q(z|x) = N(μ(x), diag σ(x)²); raw zeros give N(0, I).
@@ -28,4 +38,4 @@ class DiagonalGaussian(Family):
 
     def forward(self, raw: Tensor) -> DiagonalNormal:
         loc, raw_scale = split_parameters(raw, self.event_shape)
-        return DiagonalNormal(loc, positive(raw_scale).clamp_min(SMALLEST_SD))
+        return DiagonalNormal(loc, spread(raw_scale))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from unveil.chain import PushedChain
 from unveil.distributions import DiagonalNormal
 from unveil.families import Conditional, Family
-from unveil.networks.mlp import join
 from unveil.posteriors.diagonal import DiagonalGaussian
 
 
@@ -58,4 +57,5 @@ class TopDownGaussian(Family):
 
 def _level(conditional: Conditional, features: Tensor, above: Tensor) -> DiagonalNormal:
     """q(z_l|z_<l, x): the features of x repeat over the draws of the levels above."""
-    return cast(DiagonalNormal, conditional(join(above, features)))
+    seen = features.expand(*above.shape[:-1], features.shape[-1])
+    return cast(DiagonalNormal, conditional(torch.cat([above, seen], dim=-1)))

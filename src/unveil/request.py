@@ -1,0 +1,67 @@
+"""What a person asks of a fit: each option once, for the library and the command line alike."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import final
+
+from unveil.errors import InputError
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of a fit; None leaves a choice to the data (see ``defaults``).
+
+    A name may carry options of its own, as in ``iwae:num_samples=50``.
+    Raises InputError for a size that is not above 0.
+
+    >>> Request(latent=8, objective="iwae:num_samples=50").levels
+    1
+    """
+
+    latent: int | None = None
+    """Number of latent variables [default: one for every four cells, at most 40]."""
+    levels: int = 1
+    """Levels that the latent variables stand on, each predicted from those above it."""
+    likelihood: str = "auto"
+    """What a cell may be: auto, bernoulli, gaussian, student_t, discretized_logistic,
+    discretized_logistic_mixture, poisson, negative_binomial, zero_inflated_poisson,
+    zero_inflated_negative_binomial, log_normal, von_mises, continuous_bernoulli, categorical or
+    ordinal."""
+    prior: str | None = None
+    """standard, mixture, aggregate, vamp, flow or conditioned [default: by the data]."""
+    posterior: str | None = None
+    """diagonal, full or flow [default: diagonal]."""
+    network: str | None = None
+    """mlp, conv or sets [default: by the data]."""
+    objective: str = "elbo"
+    """elbo, sampled_elbo, sticking_the_landing, iwae, dreg, renyi, free_bits_per_row,
+    free_bits_per_batch, beta_elbo, total_correlation, info_vae or negative_renyi."""
+    epochs: int | None = None
+    """Passes over the training rows."""
+    max_minutes: float | None = None
+    """Longest time to train."""
+    validation: float | None = None
+    """Share of rows held out [default: 0.1, at most 5,000 rows]."""
+    label: tuple[str, ...] = ()
+    """Column that rides along, unmodelled."""
+    drop: tuple[str, ...] = ()
+    """Column to forget."""
+    given: tuple[str, ...] = ()
+    """Column to condition on, never modelled."""
+
+    def __post_init__(self) -> None:
+        for name in ("label", "drop", "given"):
+            names = getattr(self, name)
+            object.__setattr__(self, name, (names,) if isinstance(names, str) else tuple(names))
+        sizes = {
+            "--latent": self.latent,
+            "--levels": self.levels,
+            "--epochs": self.epochs,
+            "--max-minutes": self.max_minutes,
+        }
+        for name, size in sizes.items():
+            if size is not None and not 0 < size < inf:
+                raise InputError(
+                    f"expected {name} to be above 0 and finite, but {size} came; give another"
+                )
