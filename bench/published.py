@@ -1,6 +1,6 @@
 """Published results again, at their own settings: ours beside the paper's.
 
-    .venv/bin/python bench/published.py FOLDER [--rows vae iwae5 ...] [--seeds 0] [--runs runs/published]
+    .venv/bin/python bench/published.py FOLDER [--rows vae iwae5] [--seeds 0] [--runs FOLDER]
 
 FOLDER holds MNIST's IDX files. A row of the table is one model, trained for at most its minutes on
 the training images, binarised afresh at every batch; its figure is −log p(x) in nats per image by

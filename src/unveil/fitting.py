@@ -112,7 +112,10 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         held_out=rows.take(held_out),
         vae=build(schema, settings.architecture, seed),
     )
-    start(planned.vae, *_expected_and_drawn(planned), seed)
+    expected, drawn = _expected_and_drawn(planned)
+    start(planned.vae, expected, drawn, seed)
+    given = to_given(covariates, planned.sample_of_training.take(slice(0, 2)))
+    _require_value(asked, planned.vae, drawn[:2], given, len(training))
     return planned
 
 
@@ -268,6 +271,16 @@ def _require_room_to_warm_up(objective: Objective, steps: int | None, rows: int)
     try:
         objective.scheduled(CLOCKED_STEPS if steps is None else steps, rows)
     except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _require_value(asked: Objective, vae: VAE, x: Tensor, given: Tensor | None, rows: int) -> None:
+    """Raises InputError when the objective has no value for these few rows and this model."""
+    noise = torch.zeros(asked.num_samples, len(x), vae.num_latents)
+    try:
+        with torch.no_grad():
+            asked.scheduled(CLOCKED_STEPS, rows)(vae, x, noise, torch.tensor(0.0), given)
+    except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
 
 

@@ -172,7 +172,7 @@ def test_resuming_nothing_starts_afresh_and_overwriting_replaces(tmp_path: Path)
     assert run(["fit", "iris", "-o", out, "--epochs", "1", "--quiet", "--resume"]) == 0
     assert run(["fit", "iris", "-o", out, "--epochs", "2", "--quiet", "--overwrite"]) == 0
     document = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert document["settings"]["epochs"] == 2
+    assert document["settings"]["request"]["epochs"] == 2
 
 
 def write(path: Path, text: str) -> str:

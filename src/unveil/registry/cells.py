@@ -4,6 +4,7 @@ from columns to one family."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import final
 
 import torch
@@ -77,14 +78,16 @@ def _units(columns: Sequence[Column]) -> Tensor:
     return _in_units([column.unit for column in columns])
 
 
+def limits(columns: Sequence[Column]) -> dict[str, Tensor]:
+    """The smallest and largest value of each column in model units, or an infinity."""
+    low = [(column.low - column.shift) / column.unit for column in columns]
+    high = [(column.high - column.shift) / column.unit for column in columns]
+    return {"low": _in_units(low).float(), "high": _in_units(high).float()}
+
+
 def _grid(columns: Sequence[Column]) -> dict[str, Tensor]:
     """Step and ends in model units."""
-    ends = {
-        "step": [column.spacing for column in columns],
-        "low": [(column.low - column.shift) / column.unit for column in columns],
-        "high": [(column.high - column.shift) / column.unit for column in columns],
-    }
-    return {name: _in_units(values).to(torch.float32) for name, values in ends.items()}
+    return {"step": _in_units([column.spacing for column in columns]).float(), **limits(columns)}
 
 
 def bernoulli(columns: Sequence[Column], shape: Shape) -> Family:
@@ -156,13 +159,15 @@ class Named:
     """A family as a person names it: the kind of column that it is for, and how it is made.
 
     ``reads`` makes columns of other kinds into that kind, where the rows allow it, with the options
-    called ``reading``; a kind that is only ever inferred is left ``as_inferred``.
+    called ``reading``; a kind that is only ever inferred is left ``as_inferred``. ``instead`` is
+    the way out where they do not.
     """
 
     kind: str
     make: Callable[..., Family]
     reads: Callable[..., Schema]
     reading: tuple[str, ...] = ()
+    instead: str = "choose --likelihood auto, which suits each column"
 
 
 def as_inferred(schema: Schema, rows: Rows) -> Schema:
@@ -175,10 +180,11 @@ def binarized(schema: Schema, rows: Rows) -> Schema:
     return schema.binarized()
 
 
+NO_DENSITY = "a density there has no limit; choose --likelihood auto, which gives probabilities"
 FAMILIES: Mapping[str, Named] = {
     "bernoulli": Named(BINARY, bernoulli, binarized),
-    "gaussian": Named(REAL, gaussian, as_inferred),
-    "student_t": Named(REAL, student_t, as_inferred),
+    "gaussian": Named(REAL, gaussian, as_inferred, instead=NO_DENSITY),
+    "student_t": Named(REAL, student_t, as_inferred, instead=NO_DENSITY),
     "discretized_logistic": Named(GRID, discretized_logistic, as_inferred),
     "discretized_logistic_mixture": Named(GRID, discretized_logistic_mixture, as_inferred),
     "poisson": Named(COUNT, poisson, partial(reread, kind=COUNT)),
@@ -213,6 +219,8 @@ USUAL: Mapping[str, str] = {
 # Columns with two values are at home among grids, and where grey levels are read as probabilities.
 ALSO_AT_HOME: Mapping[str, set[str]] = {BINARY: {BINARIZED}, GRID: {BINARY}}
 AUTO = "auto"
+# The one option that auto hands on, to every family that has it.
+SPREAD = "scale"
 
 
 def read_as(text: str, schema: Schema, rows: Rows) -> Schema:
@@ -231,8 +239,8 @@ def read_as(text: str, schema: Schema, rows: Rows) -> Schema:
         if column.kind not in {*fitting, CONSTANT}:
             raise InputError(
                 f"expected columns of kind {' or '.join(sorted(fitting))} for the {spec.name} "
-                f"likelihood, but column {column.name!r} holds {column.expected}; choose "
-                "--likelihood auto, which suits each column"
+                f"likelihood, but column {column.name!r} holds {column.expected}; "
+                f"{named.instead}"
             )
     return schema
 
@@ -246,15 +254,23 @@ def _specs(text: str) -> dict[str, Spec]:
         return {kind: Spec(usual) for kind, usual in USUAL.items()} | {
             named.kind: Spec(spec.name, making)
         }
-    names = {kind: spec.options.get(kind, usual) for kind, usual in USUAL.items()}
-    for kind in set(spec.options):
-        if kind not in USUAL or resolve("the likelihood", FAMILIES, names[kind]).kind != kind:
-            fits = [name for name, named in FAMILIES.items() if named.kind == kind] or list(USUAL)
+    by_kind = {key: value for key, value in spec.options.items() if key != SPREAD}
+    for kind, name in by_kind.items():
+        if kind not in USUAL or resolve("the likelihood", FAMILIES, name).kind != kind:
+            fits = [n for n, named in FAMILIES.items() if named.kind == kind] or list(USUAL)
             raise InputError(
                 f"expected auto to be told a kind of column and a likelihood for it, but "
-                f"{kind}={spec.options[kind]} came; choose among {', '.join(fits)}"
+                f"{kind}={name} came; choose among {', '.join(fits)}"
             )
-    return {kind: Spec(name) for kind, name in names.items()}
+    shared = {key: value for key, value in spec.options.items() if key == SPREAD}
+    return {
+        kind: Spec(name, shared if _has_spread(name) else {})
+        for kind, name in {**USUAL, **by_kind}.items()
+    }
+
+
+def _has_spread(name: str) -> bool:
+    return SPREAD in signature(FAMILIES[name].make).parameters
 
 
 # ---- from a schema -----------------------------------------------------------------------------
@@ -268,6 +284,12 @@ def family(schema: Schema, text: str) -> Family:
     (2,)
     """
     specs = _specs(text)
+    kinds = {schema.columns[i].kind for i in schema.modelled}
+    if SPREAD in Spec.parse(text).options and not any(specs[kind].options for kind in kinds):
+        raise InputError(
+            f"expected a scale for columns with a spread, but these are all "
+            f"{' or '.join(sorted(kinds))}; leave scale out"
+        )
 
     def of(columns: Sequence[Column], shape: Shape) -> Family:
         spec = specs[columns[0].kind]

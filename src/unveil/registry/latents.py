@@ -21,6 +21,7 @@ from unveil.priors.mixture import GaussianMixture
 from unveil.priors.standard import StandardNormal
 from unveil.priors.topdown import TopDownPrior
 from unveil.priors.vamp import VampPrior
+from unveil.registry.cells import limits
 from unveil.registry.networks import Ends, Networks
 from unveil.registry.spec import Spec, make, resolve
 
@@ -52,7 +53,10 @@ def mixture(around: Around, components: int = COMPONENTS) -> Prior:
 
 def vamp(around: Around, components: int = COMPONENTS) -> Prior:
     """The pseudo rows are put in place when the training rows are known (``build.start``)."""
-    return VampPrior(around.posterior, torch.zeros(components, *around.ends.event_shape))
+    ends = around.ends
+    columns = [ends.schema.columns[i] for i in ends.schema.modelled]
+    rows = torch.zeros(components, *ends.event_shape)
+    return VampPrior(around.posterior, rows, **limits(columns))
 
 
 def flow(around: Around, transforms: int = 3, width: int = 64) -> Prior:
