@@ -224,7 +224,7 @@ def test_extra_zeros_beside_a_density_are_refused(family: Family) -> None:
 
 
 def decoder_and_its_offset(family: Family) -> tuple[Decoder, unveil.WithOffset]:
-    decoder = Decoder(2, covariates=2, outputs=family.num_parameters, width=8, depth=1)
+    decoder = Decoder(2, covariates=1, outputs=family.num_parameters, width=8, depth=1)
     return decoder, unveil.WithOffset(decoder, covariate=1, cells=4)
 
 
@@ -234,10 +234,10 @@ def test_an_exposure_multiplies_the_mean_and_changes_nothing_else(family: Family
     z, given = normal(2, 7, 3, 2).float(), torch.tensor([[0.3, 2.0], [1.0, 5.0], [-1.0, 1.0]])
     counts = torch.tensor([0.0, 1.0, 4.0, 9.0]).expand(3, 4)
     with_offset = unveil.Conditional(offset, family)(z, given)
-    without = unveil.Conditional(decoder, family)(z, given)
-    exposure = given[:, 1:]
+    exposure, rest = given[:, 1:], given[:, :1]
+    without = unveil.Conditional(decoder, family)(z, rest)
     torch.testing.assert_close(with_offset.mean, without.mean * exposure)
-    raw = decoder(z, given)
+    raw = decoder(z, rest)
     shifted = family(torch.cat([raw[..., :4] + exposure.log(), raw[..., 4:]], dim=-1))
     assert torch.equal(with_offset.log_prob(counts), shifted.log_prob(counts))
     as_it_was = with_offset.log_prob(counts) == without.log_prob(counts)
@@ -250,17 +250,17 @@ def test_a_model_learns_rates_and_not_exposures() -> None:
     means = (rate * exposure).expand(-1, 4).log()
     x = draw(PoissonCounts(means), (), seeded(9))
 
-    def log_likelihood(network: torch.nn.Module) -> float:
+    def log_likelihood(network: torch.nn.Module, given: Tensor | None) -> float:
         p = unveil.Conditional(network, unveil.Poisson(4))
-        return float(p(torch.zeros(len(x), 2), exposure).log_prob(x).mean().detach())
+        return float(p(torch.zeros(len(x), 2), given).log_prob(x).mean().detach())
 
-    plain = Decoder(2, covariates=1, outputs=4, width=8, depth=1)
+    plain = Decoder(2, covariates=0, outputs=4, width=8, depth=1)
     torch.nn.init.zeros_(plain.body.leave.weight)
     torch.nn.init.constant_(plain.body.leave.bias, math.log(rate))
     offset = unveil.WithOffset(plain, covariate=0, cells=4)
     truth = float(Cells(PoissonCounts(means), event_dims=1).log_prob(x).mean())
-    assert log_likelihood(offset) == pytest.approx(truth, rel=1e-5)
-    assert log_likelihood(plain) < truth - 10
+    assert log_likelihood(offset, exposure) == pytest.approx(truth, rel=1e-5)
+    assert log_likelihood(plain, None) < truth - 10
 
 
 @pytest.mark.parametrize("exposure", [0.0, -1.0, math.nan])

@@ -121,6 +121,32 @@ def test_a_conditional_model_draws_the_group_that_it_is_told() -> None:
     assert np.diff(means) == pytest.approx([50.0, 50.0], abs=10.0)
 
 
+def exposed() -> pa.Table:
+    """Counts at a rate of 3, or of 1, per unit of time at risk."""
+    time = np.exp(RNG.normal(size=400))
+    counts = {f"n{j}": RNG.poisson(time * rate) for j, rate in enumerate((3.0, 1.0))}
+    return pa.table({**counts, "time": time})
+
+
+def test_counts_are_proportional_to_their_exposure() -> None:
+    fitted = fit(exposed(), exposure="time", likelihood="poisson", epochs=150)
+    for time in (0.5, 5.0, 50.0):  # the last is far outside the data
+        drawn = fitted.sample(2_000, given={"time": time}).mean(0)
+        np.testing.assert_allclose(drawn, [3 * time, time], rtol=0.35)
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        (exposed().append_column("size", pa.array(RNG.normal(size=400))), "counts alone beside an"),
+        (pa.table({"n": [0, 1, 2, 3, 4, 5, 6, 9, 9, 20], "time": [0.0] + [1.0] * 9}), "above 0 in"),
+    ],
+)
+def test_exposures_that_cannot_be_get_a_sentence(table: pa.Table, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        fit(table, exposure="time")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -1,15 +1,16 @@
 """From a schema and an architecture to a VAE."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unveil.data.schema import Schema
+from unveil.data.schema import COUNT, Schema
 from unveil.errors import InputError
 from unveil.families import Conditional
 from unveil.latent import VAE
+from unveil.networks.offset import WithOffset
 from unveil.noise import generator
 from unveil.priors.vamp import VampPrior, distinct_rows
 from unveil.registry import cells
@@ -23,11 +24,13 @@ class Architecture:
     """What is needed, beside a schema, to build a VAE again; plain JSON as a document.
 
     ``latents`` are those of each level, the top one first; ``covariates`` how many numbers are
-    given with a row; the others are names with options, as a person would type them.
+    given with a row, and ``exposure`` which of them counts are proportional to; the others are
+    names with options, as a person would type them.
     """
 
     latents: tuple[int, ...]
     covariates: int = 0
+    exposure: int | None = None
     network: str
     likelihood: str
     prior: str
@@ -67,11 +70,27 @@ def _build(schema: Schema, architecture: Architecture, seed: int) -> VAE:
     )
     q_z = posterior(architecture.posterior, sizes, made_of, ends)
     encoder = made_of.encoder(ends, q_z.num_parameters)
-    decoder = made_of.decoder(ends, sum(sizes), p_x.num_parameters)
+    decoder = _decoder(architecture, ends, p_x.num_parameters)
     q_z_given_x = Conditional(encoder, q_z)
     p_z = prior(architecture.prior, sizes, made_of, ends, q_z_given_x)
     p_z(torch.zeros(1, ends.covariates) if ends.covariates else None)  # one that refuses says so
     return VAE(prior=p_z, likelihood=Conditional(decoder, p_x), posterior=q_z_given_x)
+
+
+def _decoder(architecture: Architecture, ends: Ends, outputs: int) -> nn.Module:
+    """The decoder; beside an exposure, one that does not see it and has its log added."""
+    made_of, latents = networks(architecture.network), sum(architecture.latents)
+    if architecture.exposure is None:
+        return made_of.decoder(ends, latents, outputs)
+    for column in (ends.schema.columns[i] for i in ends.schema.modelled):
+        if column.kind != COUNT:
+            raise InputError(
+                f"expected counts alone beside an exposure, but column {column.name!r} holds "
+                f"{column.expected}; choose --likelihood negative_binomial, which reads every "
+                "column so, or --given in place of --exposure"
+            )
+    unexposed = made_of.decoder(replace(ends, covariates=ends.covariates - 1), latents, outputs)
+    return WithOffset(unexposed, covariate=architecture.exposure, cells=ends.schema.dims)
 
 
 def start(vae: VAE, expected: Tensor, drawn: Tensor, seed: int) -> None:

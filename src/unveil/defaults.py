@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from unveil.build import Architecture
+from unveil.data.covariates import Covariates
 from unveil.data.schema import Schema
 from unveil.registry.latents import levels
 from unveil.registry.networks import networks
@@ -30,14 +31,17 @@ def validation(rows: int) -> float:
     return min(HELD_OUT, MOST_HELD_OUT / rows)
 
 
-def architecture(request: Request, schema: Schema, rows: int, covariates: int) -> Architecture:
+def architecture(
+    request: Request, schema: Schema, rows: int, covariates: Covariates
+) -> Architecture:
     """A latent for every four cells, and wider networks for many rows of many cells."""
     suggested = min(MOST_LATENTS, max(2, schema.dims // 4))
     latents = suggested if request.latent is None else request.latent
     width = 512 if is_large(schema, rows) else 128
     return Architecture(
         latents=levels(latents, request.levels),
-        covariates=covariates,
+        covariates=len(covariates.inputs),
+        exposure=covariates.exposure,
         network=request.network or f"mlp:width={width},depth=2",
         likelihood=request.likelihood,
         prior=request.prior or "standard",

@@ -95,7 +95,7 @@ class Fitted:
     def rows(self, data: Any) -> Rows:
         """Any data as rows whose columns are the model's. Raises InputError where they are not."""
         asked = self.settings.request
-        rows = read_again(data, label=asked.label, drop=asked.drop, given=asked.given)
+        rows = read_again(data, label=asked.label, drop=asked.drop, given=asked.covariates)
         return fits(self.schema, rows)
 
     def tensor(self, data: Any) -> Tensor:

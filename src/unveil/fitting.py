@@ -79,14 +79,14 @@ class Plan:
 def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") -> Plan:
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
     asked = objective(request.objective)
-    rows = read(data, label=request.label, drop=request.drop, given=request.given)
+    rows = read(data, label=request.label, drop=request.drop, given=request.covariates)
     schema = cells.read_as(request.likelihood, infer(rows), rows)
     rows = _with_something_observed(fits(schema, rows))
-    covariates = infer_covariates(rows)
+    covariates = infer_covariates(rows, request.exposure)
     keys = digests_of(rows, covariates)
     validation = request.validation or defaults.validation(len(rows))
     training, held_out = split(keys, validation, seed)
-    architecture = defaults.architecture(request, schema, len(training), len(covariates.inputs))
+    architecture = defaults.architecture(request, schema, len(training), covariates)
     recipe = defaults.recipe(schema, len(training), architecture, find_device(device))
     epochs = request.epochs
     if epochs is None and request.max_minutes is None:

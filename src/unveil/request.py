@@ -49,6 +49,13 @@ class Request:
     """Column to forget."""
     given: tuple[str, ...] = ()
     """Column to condition on, never modelled."""
+    exposure: str | None = None
+    """Column of exposures (depth, area, time) that counts are proportional to."""
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """All columns that are conditioned on, the exposure among them."""
+        return self.given if self.exposure is None else (*self.given, self.exposure)
 
     def __post_init__(self) -> None:
         for name in ("label", "drop", "given"):

@@ -65,6 +65,36 @@ class Amount(Covariate):
 
 @final
 @dataclass(frozen=True)
+class Exposure(Covariate):
+    """What counts are proportional to (depth, area, time at risk): c = value / unit, above 0.
+
+    >>> Exposure("depth", unit=200.0).encode(np.array([100, 400]), "the data").ravel().tolist()
+    [0.5, 2.0]
+    """
+
+    name: str
+    unit: float
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def encode(self, cells: np.ndarray, source: str) -> np.ndarray:
+        values = _as_numbers(self.name, cells, source)
+        if (values <= 0).any():
+            row = int(np.argmax(values <= 0))
+            raise InputError(
+                f"expected exposures above 0 in {self.name!r}, but row {row} (counted from 0) of "
+                f"{source} holds {values[row]:.9g}; leave out the rows that were not exposed"
+            )
+        return (values / self.unit).astype(np.float32)[:, None]
+
+    def to_document(self) -> dict[str, Any]:
+        return {"name": self.name, "exposure": self.unit}
+
+
+@final
+@dataclass(frozen=True)
 class Class(Covariate, Generic[T]):
     """One of the categories that were seen, text or numbers: 1 for the one that it is, else 0.
 
@@ -119,6 +149,12 @@ class Covariates:
         """What to call the encoded numbers, in their order; as many as a network has covariates."""
         return tuple(name for column in self.columns for name in column.inputs)
 
+    @property
+    def exposure(self) -> int | None:
+        """Which of the encoded numbers is an exposure; None where none is."""
+        exposures = [column.name for column in self.columns if isinstance(column, Exposure)]
+        return self.inputs.index(exposures[0]) if exposures else None
+
     def encode(self, rows: Rows) -> np.ndarray:
         """The rows' covariates as float32 (row, covariate).
 
@@ -148,8 +184,10 @@ class Covariates:
         return cls(tuple(map(_covariate_from_document, document)))
 
 
-def infer_covariates(rows: Rows) -> Covariates:
+def infer_covariates(rows: Rows, exposure: str | None = None) -> Covariates:
     """How the covariates of training rows are to be encoded; none without any.
+
+    The one named ``exposure`` is measured in multiples of its geometric mean.
 
     Text, booleans and whole numbers of at most FEW values, each seen twice on average, are
     classes; other numbers are amounts.
@@ -160,7 +198,17 @@ def infer_covariates(rows: Rows) -> Covariates:
     >>> infer_covariates(Rows(np.eye(4), given={"arm": np.array([0, 1, 1, 0])})).inputs
     ('arm=0', 'arm=1')
     """
-    return Covariates(tuple(_inferred(name, _complete(name, rows)) for name in rows.given))
+    return Covariates(
+        tuple(
+            _exposure(name, rows) if name == exposure else _inferred(name, _complete(name, rows))
+            for name in rows.given
+        )
+    )
+
+
+def _exposure(name: str, rows: Rows) -> Exposure:
+    values = Exposure(name, unit=1.0).encode(_complete(name, rows), rows.source)
+    return Exposure(name, unit=float(np.exp(np.log(values.astype(np.float64)).mean())))
 
 
 def _inferred(name: str, cells: np.ndarray) -> Covariate:
@@ -235,6 +283,8 @@ def _written(value: Any) -> str:
 
 def _covariate_from_document(document: Any) -> Covariate:
     name = entry(document, "name", str)
+    if "exposure" in document:
+        return Exposure(name, float(entry(document, "exposure", int | float)))
     if "categories" not in document:
         shift, unit = (float(entry(document, key, int | float)) for key in ("shift", "unit"))
         return Amount(name, shift, unit)
