@@ -23,7 +23,7 @@ from unveil.feed import to_tensor
 from unveil.fitting import plan, train_planned
 from unveil.request import Request
 
-DRAWS, MOST_IMAGES, MOST_JUDGED = 100, 20_000, 1_000
+DRAWS, MOST_IMAGES, MOST_JUDGED = 100, 8_000, 1_000
 
 
 def images(folder: str) -> Callable[[Path], Any]:
@@ -76,7 +76,6 @@ KINDS: Mapping[str, tuple[Mapping[str, Callable[[Path], Any]], dict[str, Any], l
             {"prior": "mixture:components=50"},
             {"network": "conv"},
             {"levels": 2},
-            {"posterior": "flow"},
         ],
     ),
     "grey": (

@@ -1,6 +1,5 @@
 """Each row's own posterior: the optimum where it is known, and never another row's business."""
 
-import contextlib
 import math
 from collections.abc import Callable
 
@@ -22,7 +21,7 @@ from oracles import (
     with_gaps,
     z_score,
 )
-from unveil import refining
+from unveil import refining, tiles
 from unveil.distributions import DiagonalNormal, FullNormal, draw
 from unveil.evidence.linear_gaussian import GaussianPosterior
 from unveil.families import Family
@@ -202,7 +201,7 @@ def shared_update(state: State, gradients: Tensors, *rest: object) -> State:
 @pytest.mark.parametrize(
     ("of", "name", "mutant"),
     [
-        (refining, "_GradientsAlike", contextlib.nullcontext),
+        (tiles, "_filled_product", lambda *factors: factors),
         (Tile, "noise", broadcast_noise),
         (refining, "plain_update", shared_update),
     ],

@@ -7,11 +7,10 @@ Li & Duvenaud 2018). Here every row has parameters of its own, and only the fami
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import cast, final
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from unveil.distributions import Pushforward, draw
 from unveil.families import Family
@@ -146,7 +145,7 @@ def refine(
     schedule = [0.5 * learning_rate * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
     loc, scale = posterior_moments(model, x, given) if start is None else start
     columns: list[tuple[Tensor, ...]] = []
-    with torch.no_grad(), RowsAlike(), _GradientsAlike():
+    with torch.no_grad(), RowsAlike():
         # Where a row starts is cut as the rows are, and padded like them.
         places = tiles(torch.stack([loc, scale], dim=1).to(x))
         for tile, place in zip(tiles(x, given), places, strict=True):
@@ -160,23 +159,6 @@ def refine(
         raw, means, sds, before, after = (torch.cat(parts) for parts in zip(*columns, strict=True))
         posterior = Rescaled(cast(Pushforward, family(raw)), loc.to(x), scale.to(x))
     return Refined(posterior=posterior, means=means, sds=sds, before=before, after=after)
-
-
-@final
-class _GradientsAlike(TorchDispatchMode):
-    """Within this context, inside ``RowsAlike``, rows are alike on the way back through layers too.
-
-    Forwards a layer's weights are laid out by columns, as ``RowsAlike`` needs them, and backwards
-    by rows, where a kernel's rounding depends on where the row stands.
-    """
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
-            *others, b = args
-            args = (*others, b.t().contiguous().t())
-        return func(*args, **(kwargs or {}))
 
 
 @final

@@ -70,10 +70,13 @@ def _lacking(size: int, value: Tensor) -> int:
 
 
 def _filled_product(*args: Any) -> tuple[Any, ...]:
+    """The second factor is laid out by columns, as a layer's weights are on the way forwards: by
+    rows, as they are on the way back, the rounding would depend on where a row stands."""
     *before, a, b = args
-    if lacking := _lacking(a.shape[-1], a):  # b keeps its layout: another one, another kernel
-        return (*before, F.pad(a, (0, lacking)), F.pad(b.mT, (0, lacking)).mT)
-    return args
+    columns, lacking = b.mT.contiguous(), _lacking(a.shape[-1], a)
+    if lacking:
+        a, columns = F.pad(a, (0, lacking)), F.pad(columns, (0, lacking))
+    return (*before, a, columns.mT)
 
 
 def _filled_convolution(x: Tensor, weight: Tensor, *settings: Any) -> tuple[Any, ...]:
