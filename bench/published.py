@@ -5,9 +5,9 @@
 
 FOLDER holds the folders mnist and fashion_mnist with their IDX files. A row is one model, trained
 on the training images for at most its minutes, by default on all cores. Its figure is the
-importance weighted bound on the 10,000 test images: −log p(x) in nats for binary images, drawn afresh at every
-training batch and once for the test; bits per dimension for grey levels, beside what PNG and bz2
-need for the same images. A model stays in the folder of runs, and is trained only once.
+importance weighted bound on the 10,000 test images: −log p(x) in nats for binary images, drawn
+afresh at every training batch and once for the test; bits per dimension for grey levels, beside
+what PNG and bz2 need for the same images. A model stays in the folder of runs, and is trained once.
 """
 
 import argparse
