@@ -82,7 +82,7 @@ KINDS: Mapping[str, tuple[Mapping[str, Callable[[Path], Any]], dict[str, Any], l
         {"digits": digits, "MNIST": images("mnist"), "Fashion-MNIST": images("fashion_mnist")},
         {},
         [
-            {"likelihood": "discretized_logistic:scale=cell"},
+            {"likelihood": "auto"},
             {"likelihood": "discretized_logistic_mixture:components=3"},
             {"prior": "mixture:components=50"},
             {"network": "conv"},
@@ -97,8 +97,8 @@ KINDS: Mapping[str, tuple[Mapping[str, Callable[[Path], Any]], dict[str, Any], l
         },
         {},
         [
-            {"likelihood": "auto:real=student_t"},
-            {"likelihood": "auto:scale=cell"},
+            {"likelihood": "auto"},
+            {"likelihood": "auto:real=student_t,scale=cell"},
             {"prior": "mixture:components=10"},
             {"posterior": "full"},
             {"posterior": "flow"},

@@ -19,6 +19,7 @@ from oracles import CAUGHT, NOW, SURELY_WRONG, affine, normal, seeded, z_score
 from unveil.chain import Chain, PushedChain
 from unveil.distributions import DiagonalNormal, draw
 from unveil.families import raw_of
+from unveil.units import active_units
 
 A, OFFSET, S = normal(1, 1, 2), normal(2, 1), 0.7
 W, B, T = normal(3, 4, 3), normal(4, 4), 0.5
@@ -157,6 +158,18 @@ def test_the_rate_level_by_level_is_the_rate_by_draws_and_varies_less() -> None:
     assert by_level.var() < by_draws.var()
     elsewhere = torch.cat([2 * z[..., :2], z[..., 2:]], -1)  # draws of z₁ that are not q's
     assert z_score(q.kl(p, elsewhere) - by_draws, 0.0) > CAUGHT
+
+
+def test_latents_that_are_the_same_for_all_rows_are_not_active() -> None:
+    """Their means by draws would vary over rows, were it not that every ε comes with −ε."""
+    network = affine(0.2 * normal(8, 4, 2 + 3), zeros(4))
+    family = unveil.TopDownGaussian((2, 2), features=[3], networks=[network])
+    q = family(0.2 * normal(10, 1, family.num_parameters).expand(400, -1))
+    noise = normal(18, 64, 400, 4)
+    means, _ = q.moments(lambda number: noise[:number])
+    assert not active_units(means).any()
+    mutant = q.push(noise)  # as many draws, without their opposites
+    assert active_units(mutant.mean(0)).any()
 
 
 # ---- the whole model ---------------------------------------------------------------------------

@@ -193,6 +193,20 @@ def test_float32_and_float64_agree(example: Likelihood) -> None:
     torch.testing.assert_close(low, high, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "example", [e for e in LIKELIHOODS if "columns" not in e.name], ids=lambda e: e.name
+)
+def test_parameters_come_as_groups_of_one_number_per_cell(example: Likelihood) -> None:
+    """Number j of every group is of cell j: a network that draws images draws each group as one."""
+    family, rows, cells = example.family(), example.rows(1), len(example.cells)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda raw: family(raw[None]).log_prob_cells(rows).flatten(), example.raw(1)[0]
+    )
+    of_group = jacobian.unflatten(-1, (-1, cells)).abs().sum(1)
+    assert torch.equal(of_group, of_group.diagonal().diag())
+    assert (of_group.diagonal() > 0).all()
+
+
 @every_likelihood
 def test_a_likelihood_broadcasts_over_draws(example: Likelihood) -> None:
     raw, rows = example.raw(10).unflatten(0, (2, 5)), example.rows(5)
@@ -281,7 +295,8 @@ def test_the_continuous_bernoulli_is_normalised_by_quadrature(raw: float) -> Non
 def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
     family = unveil.DiscretizedLogisticMixture(2, 3, step=0.5, low=-2.0, high=1.0).double()
     raw = normal(4, 5, family.num_parameters)
-    weights, moved, spreads = (raw + family.apart).reshape(5, 3, 2, 3).unbind(1)
+    numbers = raw.reshape(5, 9, 2).movedim(1, -1) + family.apart
+    weights, moved, spreads = numbers.chunk(3, dim=-1)
     x = torch.tensor([-2.0, 0.5]).double()
     alone = DiscretizedLogistic(moved, 0.01 + positive(spreads), step=0.5, low=-2.0, high=1.0)
     mass = (weights.softmax(-1) * alone.log_prob(x[:, None]).exp()).sum(-1)

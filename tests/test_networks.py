@@ -11,7 +11,14 @@ from torch import Tensor, nn
 import unveil
 from oracles import normal, seeded, shake, with_gaps
 from unveil.families import split_parameters
-from unveil.networks.conv import ConvBlock, ConvDecoder, ConvEncoder, Doubled, convolution
+from unveil.networks.conv import (
+    ConvBlock,
+    ConvDecoder,
+    ConvEncoder,
+    ConvLevel,
+    Doubled,
+    convolution,
+)
 from unveil.networks.mlp import Decoder, Encoder
 from unveil.networks.mouth import (
     CosSin,
@@ -58,6 +65,10 @@ def encoders() -> dict[str, tuple[nn.Module, Tensor]]:
             table,
         ),
         "conv": (ConvEncoder((6, 5, 2), outputs=OUTPUTS, gaps=MarksGaps(), **SIZES), image),
+        "conv with a map": (
+            ConvEncoder((6, 5, 2), outputs=OUTPUTS, maps=(1,), gaps=MarksGaps(), **SIZES),
+            image,
+        ),
         "sets": (SetEncoder((6,), outputs=OUTPUTS, parts=mixed_parts(), **SIZES), table),
     }
     for encoder, _ in made.values():
@@ -240,14 +251,17 @@ def test_convolutions_keep_to_channels_last_memory() -> None:
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         formats.append(output.is_contiguous(memory_format=torch.channels_last))
 
-    encoder = ConvEncoder((28, 20), outputs=OUTPUTS, gaps=FillsGaps(), **SIZES)
-    decoder = ConvDecoder((28, 20), num_latents=LATENTS, outputs=560, **SIZES)
-    for module in [*encoder.modules(), *decoder.modules()]:
+    maps, numbers = (3, 2), 5 * 35
+    encoder = ConvEncoder((28, 20), outputs=OUTPUTS + numbers, maps=maps, gaps=FillsGaps(), **SIZES)
+    decoder = ConvDecoder((28, 20), num_latents=LATENTS + numbers, maps=maps, outputs=560, **SIZES)
+    level = ConvLevel((7, 5, 2), inputs=LATENTS + numbers, maps=maps, outputs=140, **SIZES)
+    for module in [*encoder.modules(), *decoder.modules(), *level.modules()]:
         if isinstance(module, nn.Conv2d | Doubled):
             module.register_forward_hook(look)
     given = torch.zeros(2, COVARIATES)
-    encoder(torch.zeros(2, 28, 20), given), decoder(torch.zeros(2, LATENTS), given)
-    assert len(formats) == 14
+    encoder(torch.zeros(2, 28, 20), given)
+    decoder(torch.zeros(2, LATENTS + numbers), given), level(torch.zeros(2, 178), given)
+    assert len(formats) == 14 + 3 * len(maps) + 3
     assert all(formats)
 
 
@@ -305,6 +319,8 @@ def test_a_cell_is_fed_from_its_own_neighbourhood(shape) -> None:
         (lambda: conv_decoder((8,)), "images of shape"),
         (lambda: conv_decoder((8, 8), outputs=65), "multiple of 64"),
         (lambda: conv_decoder((8, 8), outputs=0), "multiple of 64"),
+        (lambda: conv_decoder((8, 8), maps=(1,)), "more numbers than the 4 of the maps, got 3"),
+        (lambda: conv_encoder((8, 8), maps=(2,)), "more numbers than the 8 of the maps, got 6"),
     ],
 )
 def test_what_is_no_image_is_refused_in_a_sentence(make, message: str) -> None:
@@ -384,6 +400,7 @@ def fresh(seed: int) -> dict[str, nn.Module]:
         "set encoder": SetEncoder((28, 28), outputs=OUTPUTS, **table),
         "mlp decoder": Decoder(LATENTS, outputs=2 * 784, **table),
         "conv decoder": ConvDecoder((28, 28), num_latents=LATENTS, outputs=2 * 784, **image),
+        "conv level": ConvLevel((7, 7, 2), inputs=LATENTS, outputs=2 * 98, **image),
     }
 
 

@@ -465,7 +465,7 @@ def test_a_posterior_that_is_no_diagonal_normal_is_refused() -> None:
 def test_pseudo_rows_start_at_distinct_rows_whose_gaps_are_filled() -> None:
     x = torch.tensor([[1.0, 2.0], [1.0, 2.0], [math.nan, 3.0], [4.0, 5.0]])
     started = {tuple(row) for row in distinct_rows(x, 3, seeded(0)).tolist()}
-    assert started == {(1.0, 2.0), (0.0, 3.0), (4.0, 5.0)}
+    assert started in [{(1.0, 2.0), (gap, 3.0), (4.0, 5.0)} for gap in (1.0, 4.0)]
     with pytest.raises(ValueError, match=r"expected at least 4 distinct rows .* got 3; ask for"):
         distinct_rows(x, 4, seeded(0))
 

@@ -1,8 +1,11 @@
 """Every name that a person may type makes a model that fits, is saved and is loaded the same."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import unveil
 from unveil.errors import InputError
@@ -94,6 +97,15 @@ def test_several_levels_fit_under_any_top_prior(prior: str, tmp_path) -> None:
     survives_the_disk(fitted, REAL[:5], tmp_path / "model")
 
 
+@pytest.mark.parametrize("prior", ["standard", "mixture:components=3"])
+def test_levels_of_maps_fit_under_any_top_prior(prior: str, tmp_path) -> None:
+    """Images of 5 × 4 have one resolution of 3 × 2 pixels below their own."""
+    fitted = fit(IMAGES, levels=3, prior=prior, network="conv:maps=2,channels=8,width=16")
+    assert fitted.settings.architecture.latents == (2, 12, 12)
+    assert fitted.encode(IMAGES[:5])[0].shape == (5, 26)
+    survives_the_disk(fitted, IMAGES[:5], tmp_path / "model")
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains(name: str) -> None:
     assert np.isfinite(fit(REAL, objective=name + NEEDED.get(name, "")).evaluation.elbo)
@@ -161,6 +173,20 @@ def test_a_group_that_is_not_there_gets_a_sentence(given, sentence: str) -> None
         fitted.sample(3, given=given)
 
 
+# ---- where a decoder starts -------------------------------------------------------------------
+
+
+def test_angles_start_at_their_mean_direction_and_classes_at_their_shares() -> None:
+    around_north = torch.tensor([[6.1], [0.1], [6.2], [0.2]])
+    angles = unveil.VonMises(1)
+    direction = angles(angles.start_at(around_north)).mean
+    assert abs(math.remainder(float(direction) - 0.009, 2 * math.pi)) < 0.01
+    classes = unveil.Categorical(1, num_classes=3)
+    codes = torch.tensor([[0.0]] * 8 + [[2.0]] * 1 + [[math.nan]])
+    shares = classes(classes.start_at(codes)).log_prob(torch.tensor([[0.0], [1.0], [2.0]])).exp()
+    torch.testing.assert_close(shares, torch.tensor([9.0, 1.0, 2.0]) / 12)
+
+
 # ---- what does not go together -----------------------------------------------------------------
 
 
@@ -174,11 +200,44 @@ def test_a_group_that_is_not_there_gets_a_sentence(given, sentence: str) -> None
         ({"posterior": "flow:context=0"}, "expected a context of at least 1"),
         ({"likelihood": "categorical"}, "expected"),
         ({"likelihood": "von_mises:period=-1"}, "expected a period above 0"),
+        ({"likelihood": "von_mises:period=abc"}, "expected von_mises:period to be a number"),
+        (
+            {"likelihood": "auto:count=poisson"},
+            "expected auto to be told of kinds that the",
+        ),
+        ({"prior": "mixture:components=abc"}, "expected mixture:components to be a whole number"),
+        ({"prior": "mixture:components=2.5"}, "expected mixture:components to be a whole number"),
+        ({"prior": "aggregate:components=abc"}, "expected aggregate:components to be a whole"),
+        ({"prior": "aggregate:components=9000"}, "expected at most as many components as the"),
+        ({"network": "mlp:width=abc"}, "expected mlp:width to be a whole number"),
+        ({"objective": "renyi"}, "expected the objective 'renyi' to be told its alpha"),
+        ({"objective": "renyi:alpha=abc"}, "expected renyi:alpha to be a number"),
+        ({"validation": 0.0}, "expected a fraction of rows between 0 and 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_training(asked, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         fit(np.tile(REAL, (20, 1)) + RNG.normal(size=(1600, 4)), **asked)
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "sentence"),
+    [
+        (IMAGES, {"levels": 1, "network": "conv:maps=2"}, "expected two levels or more"),
+        (IMAGES, {"levels": 2, "network": "conv:maps=-1"}, "expected maps of one channel or more"),
+        (IMAGES, {"levels": 2, "network": "conv:maps=2,channels=x"}, "expected channels such as"),
+        (REAL, {"levels": 2, "network": "conv:maps=2"}, "expected images of shape"),
+        (IMAGES, {"levels": 3, "network": "conv"}, "expected at most one level for each of 2"),
+    ],
+)
+def test_levels_that_cannot_be_get_a_sentence(data, asked, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        fit(data, **asked)
+
+
+def test_rows_that_are_compared_need_company() -> None:
+    with pytest.raises(InputError, match="expected at least 2 held-out rows for InfoVAE"):
+        fit(REAL[:12], objective="info_vae")
 
 
 def test_a_mixture_of_posteriors_does_not_take_covariates() -> None:

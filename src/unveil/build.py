@@ -14,7 +14,7 @@ from unveil.networks.offset import WithOffset
 from unveil.noise import generator
 from unveil.priors.vamp import VampPrior, distinct_rows
 from unveil.registry import cells
-from unveil.registry.latents import posterior, prior
+from unveil.registry.latents import lasting_prior, posterior, prior
 from unveil.registry.networks import Ends, networks
 
 
@@ -60,28 +60,29 @@ def build(schema: Schema, architecture: Architecture, seed: int) -> VAE:
 
 
 def _build(schema: Schema, architecture: Architecture, seed: int) -> VAE:
-    sizes, made_of = architecture.latents, networks(architecture.network)
+    made_of = networks(architecture.network)
     p_x = cells.family(schema, architecture.likelihood)
     ends = Ends(
         schema=schema,
         event_shape=p_x.event_shape,
         covariates=architecture.covariates,
+        latents=architecture.latents,
         weights=generator(seed, "weights"),
     )
-    q_z = posterior(architecture.posterior, sizes, made_of, ends)
+    q_z = posterior(architecture.posterior, made_of, ends)
     encoder = made_of.encoder(ends, q_z.num_parameters)
     decoder = _decoder(architecture, ends, p_x.num_parameters)
     q_z_given_x = Conditional(encoder, q_z)
-    p_z = prior(architecture.prior, sizes, made_of, ends, q_z_given_x)
+    p_z = prior(architecture.prior, made_of, ends, q_z_given_x)
     p_z(torch.zeros(1, ends.covariates) if ends.covariates else None)  # one that refuses says so
     return VAE(prior=p_z, likelihood=Conditional(decoder, p_x), posterior=q_z_given_x)
 
 
 def _decoder(architecture: Architecture, ends: Ends, outputs: int) -> nn.Module:
     """The decoder; beside an exposure, one that does not see it and has its log added."""
-    made_of, latents = networks(architecture.network), sum(architecture.latents)
+    made_of = networks(architecture.network)
     if architecture.exposure is None:
-        return made_of.decoder(ends, latents, outputs)
+        return made_of.decoder(ends, outputs)
     for column in (ends.schema.columns[i] for i in ends.schema.modelled):
         if column.kind != COUNT:
             raise InputError(
@@ -89,19 +90,27 @@ def _decoder(architecture: Architecture, ends: Ends, outputs: int) -> nn.Module:
                 f"{column.expected}; choose --likelihood negative_binomial, which reads every "
                 "column so, or --given in place of --exposure"
             )
-    unexposed = made_of.decoder(replace(ends, covariates=ends.covariates - 1), latents, outputs)
+    unexposed = made_of.decoder(replace(ends, covariates=ends.covariates - 1), outputs)
     return WithOffset(unexposed, covariate=architecture.exposure, cells=ends.schema.dims)
+
+
+def with_lasting_prior(vae: VAE, architecture: Architecture) -> VAE:
+    """The VAE with the prior that follows the one it is trained with, where one does."""
+    prior = lasting_prior(architecture.prior, architecture.latents[0])
+    if prior is None:
+        return vae
+    return VAE(prior=prior, likelihood=vae.p_x_given_z, posterior=vae.q_z_given_x)
 
 
 def start(vae: VAE, expected: Tensor, drawn: Tensor, seed: int) -> None:
     """Start where the training rows say, (row, *event) in model units.
 
-    The decoder starts at the columns' means, the best guess without z; pseudo rows start at rows.
+    The decoder starts at the best guess without z, such as the columns' means; pseudo rows start at
+    rows.
     ``expected`` holds a grey level that is read as a probability as that probability, ``drawn`` as
     a draw. Raises InputError when there are fewer distinct rows than pseudo rows.
     """
-    mean = expected.nanmean(0).nan_to_num(nan=0.0)
-    vae.p_x_given_z.network.start(vae.p_x_given_z.family.start(mean))  # pyright: ignore
+    vae.p_x_given_z.network.start(vae.p_x_given_z.family.start_at(expected))  # pyright: ignore
     for part in vae.p_z.modules():
         if isinstance(part, VampPrior):
             _start_pseudo_rows(part, drawn, seed)

@@ -6,8 +6,9 @@ import torch
 
 from unveil.build import Architecture
 from unveil.data.covariates import Covariates
-from unveil.data.schema import Schema
-from unveil.registry.latents import levels
+from unveil.data.schema import GRID, REAL, Schema
+from unveil.errors import InputError
+from unveil.registry import cells
 from unveil.registry.networks import networks
 from unveil.request import Request
 from unveil.step import Recipe, can_compile
@@ -38,15 +39,33 @@ def architecture(
     suggested = min(MOST_LATENTS, max(2, schema.dims // 4))
     latents = suggested if request.latent is None else request.latent
     width = 512 if is_large(schema, rows) else 128
+    network = request.network or f"mlp:width={width},depth=2"
     return Architecture(
-        latents=levels(latents, request.levels),
+        latents=levels(network, schema, latents, request.levels),
         covariates=len(covariates.inputs),
         exposure=covariates.exposure,
-        network=request.network or f"mlp:width={width},depth=2",
-        likelihood=request.likelihood,
+        network=network,
+        likelihood=request.likelihood or likelihood(schema),
         prior=request.prior or "standard",
         posterior=request.posterior or "diagonal",
     )
+
+
+def likelihood(schema: Schema) -> str:
+    """What suits each column, with a spread of its own for each cell (bench/defaults.py)."""
+    kinds = {schema.columns[i].kind for i in schema.modelled}
+    return f"{cells.AUTO}:{cells.SPREAD}=cell" if kinds & {REAL, GRID} else cells.AUTO
+
+
+def levels(network: str, schema: Schema, latents: int, number: int) -> tuple[int, ...]:
+    """How many latents stand on each level, the top one first, where so many were asked for.
+
+    Raises InputError for rows or a number of levels that do not suit the network.
+    """
+    try:
+        return networks(network).levels(schema.event_shape, latents, number)
+    except ValueError as error:  # rows that are no images, in a sentence
+        raise InputError(str(error)) from error
 
 
 def is_large(schema: Schema, rows: int) -> bool:

@@ -260,8 +260,13 @@ class Pushforward(Plain, ABC):
 
     def moments(self, noise: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each latent, (*batch, latent): of ``MOMENT_DRAWS`` draws,
-        or exact where they have a closed form. ``noise(n)`` delivers n draws of ε."""
-        z = self.push(noise(MOMENT_DRAWS))
+        or exact where they have a closed form. ``noise(n)`` delivers n draws of ε.
+
+        Every ε comes with −ε, or the means of a posterior that is the same for all rows would vary
+        over rows by 1/``MOMENT_DRAWS`` of its variance, as if it said something of them.
+        """
+        half = noise(MOMENT_DRAWS // 2)
+        z = self.push(torch.cat([half, -half]))
         return z.mean(0), z.std(0)
 
 

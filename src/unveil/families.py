@@ -56,6 +56,11 @@ class Family(nn.Module, ABC):
         """
         return torch.zeros(self.num_parameters)
 
+    def start_at(self, x: Tensor) -> Tensor:
+        """The raw parameters (num_parameters,) that suit rows x (row, *event) without z: those of
+        the columns' means, where a mean says it."""
+        return self.start(x.nanmean(0).nan_to_num(nan=0.0))
+
 
 @final
 class Conditional(nn.Module):
@@ -91,6 +96,29 @@ class Conditional(nn.Module):
 def as_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     """An event shape from a width or a shape: ``784`` is ``(784,)``."""
     return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def beside_cells(raw: Tensor, number: int, shape: tuple[int, ...]) -> Tensor:
+    """So many numbers for each cell, (..., *shape, number), of groups of prod(shape) side by side.
+
+    Groups are what a network delivers for every cell alike, so that one that draws images draws
+    each of them as one.
+
+    >>> beside_cells(torch.arange(6), 2, (3,))
+    tensor([[0, 3],
+            [1, 4],
+            [2, 5]])
+    """
+    return raw.unflatten(-1, (number, *shape)).movedim(-1 - len(shape), -1)
+
+
+def side_by_side(numbers: Tensor) -> Tensor:
+    """The raw parameters of one value that ``beside_cells`` makes into numbers (*shape, number).
+
+    >>> side_by_side(torch.tensor([[0, 3], [1, 4], [2, 5]]))
+    tensor([0, 1, 2, 3, 4, 5])
+    """
+    return numbers.movedim(-1, 0).flatten()
 
 
 def split_parameters(raw: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unveil.baselines import Baselines
-from unveil.build import build
+from unveil.build import build, with_lasting_prior
 from unveil.card import card
 from unveil.data.covariates import Covariates
 from unveil.data.encode import decode, fits
@@ -222,7 +222,10 @@ class Fitted:
                 f"({listed(self.covariates.names) or 'none'}), but {listed(unknown)} came; leave "
                 "it out, or correct its name"
             )
-        columns = {name: np.array([value]) for name, value in given.items()}
+        columns = {
+            name: np.array([value if isinstance(value, int | float | np.number) else str(value)])
+            for name, value in given.items()
+        }
         one = Rows(np.zeros((1, 1)), given=columns, source="what is given")
         c = to_given(self.covariates, one, self.device)
         return None if c is None else c.expand(n, -1)
@@ -346,6 +349,7 @@ def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitte
     measured = read_document(folder / "schema.json")
     schema = Schema.from_document(measured)
     vae = build(schema, settings.architecture, settings.seed)
+    vae = with_lasting_prior(vae, settings.architecture)
     vae.load_state_dict(read_tensors(folder / "model.safetensors"))
     seen = read_tensors(folder / "rows.safetensors")
     return Fitted(

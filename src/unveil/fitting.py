@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from unveil import defaults
 from unveil.baselines import fit_baselines
-from unveil.build import build, start
+from unveil.build import Architecture, build, start, with_lasting_prior
 from unveil.data.covariates import Covariates, infer_covariates
 from unveil.data.encode import encode, fits, split
-from unveil.data.read import Rows, read
+from unveil.data.read import Rows, blocks, read
 from unveil.data.schema import Schema, infer
 from unveil.errors import InputError
 from unveil.feed import digests_of, to_given, to_source, to_tensors
 from unveil.fitted import HELD_OUT_ROWS, Fitted
 from unveil.judge import judge
 from unveil.latent import VAE
-from unveil.objectives.base import Objective
-from unveil.priors.mixture import aggregate
+from unveil.objectives.base import BatchObjective, Objective
+from unveil.priors.mixture import GaussianMixture, aggregate
 from unveil.registry import cells
-from unveil.registry.latents import aggregate_components
+from unveil.registry.latents import lasting_prior
 from unveil.registry.objectives import objective
 from unveil.request import Request
 from unveil.settings import Settings
@@ -36,8 +36,8 @@ from unveil.training import CLOCKED_STEPS, Progress, Trained, train
 from unveil.units import posterior_moments
 
 SETTINGS = "settings.json"
-# Rows that say enough of a column's mean, or of a baseline.
-ENOUGH_ROWS = 200_000
+# So many cells say enough of the columns' means, or of a baseline.
+ENOUGH_CELLS = 50_000_000
 # Enough for a first honest bound without making a short fit wait for it.
 DRAWS_AFTER_FIT = 100
 
@@ -62,7 +62,8 @@ class Plan:
     @property
     def sample_of_training(self) -> Rows:
         """The training rows, or as many of them as are enough for a column's mean or a baseline."""
-        some = self.training[:: 1 + len(self.training) // ENOUGH_ROWS]
+        enough = max(1, ENOUGH_CELLS // self.schema.dims)
+        some = self.training[:: 1 + len(self.training) // enough]
         return self.rows.take(some)
 
     @property
@@ -80,11 +81,13 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
     asked = objective(request.objective)
     rows = read(data, label=request.label, drop=request.drop, given=request.covariates)
-    schema = cells.read_as(request.likelihood, infer(rows), rows)
+    schema = cells.read_as(request.likelihood or cells.AUTO, infer(rows), rows)
     rows = _with_something_observed(fits(schema, rows))
     covariates = infer_covariates(rows, request.exposure)
     keys = digests_of(rows, covariates)
-    validation = request.validation or defaults.validation(len(rows))
+    validation = request.validation
+    if validation is None:
+        validation = defaults.validation(len(rows))
     training, held_out = split(keys, validation, seed)
     architecture = defaults.architecture(request, schema, len(training), covariates)
     recipe = defaults.recipe(schema, len(training), architecture, find_device(device))
@@ -116,6 +119,8 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
     start(planned.vae, expected, drawn, seed)
     given = to_given(covariates, planned.sample_of_training.take(slice(0, 2)))
     _require_value(asked, planned.vae, drawn[:2], given, len(training))
+    _require_company(asked, len(held_out))
+    _require_components(architecture, len(planned.sample_of_training))
     return planned
 
 
@@ -161,7 +166,7 @@ def train_planned(
 def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     """Judge a trained model on the held-out rows, beside its baselines."""
     schema, seed = planned.schema, planned.settings.seed
-    vae, settings = _with_lasting_prior(planned, vae)
+    vae = _settled(planned, vae)
     expected, drawn = _expected_and_drawn(planned)
     baselines = fit_baselines(_flat(expected), _flat(drawn), schema, vae.num_latents, seed)
     evaluation = judge(
@@ -179,7 +184,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         vae=vae,
         schema=schema,
         covariates=planned.covariates,
-        settings=settings,
+        settings=planned.settings,
         baselines=baselines,
         train_digests=digests_of(planned.rows, planned.covariates)[planned.training],
         held_out_digests=digests_of(planned.held_out, planned.covariates),
@@ -190,19 +195,28 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     )
 
 
-def _with_lasting_prior(planned: Plan, vae: VAE) -> tuple[VAE, Settings]:
+def _settled(planned: Plan, vae: VAE) -> VAE:
     """The trained model, its prior fitted to the aggregate posterior where that was asked for."""
-    settings = planned.settings
-    components = aggregate_components(settings.request.prior)
-    if components is None:
-        return vae, settings
-    device, rows = next(vae.parameters()).device, planned.sample_of_training
-    x, c = to_tensors(planned.schema, planned.covariates, rows, settings.seed, device)
+    lasting = with_lasting_prior(vae, planned.settings.architecture)
+    if lasting is vae:
+        return vae
+    device, seed = next(vae.parameters()).device, planned.settings.seed
+    x, c = to_tensors(planned.schema, planned.covariates, planned.sample_of_training, seed, device)
     means, sds = posterior_moments(vae, x, c)
-    prior = aggregate(means.cpu(), sds.cpu(), components, settings.seed).to(device)
-    architecture = replace(settings.architecture, prior=f"mixture:components={components}")
-    vae = VAE(prior=prior, likelihood=vae.p_x_given_z, posterior=vae.q_z_given_x)
-    return vae, replace(settings, architecture=architecture)
+    mixture = cast(GaussianMixture, lasting.p_z)
+    fitted = aggregate(means.cpu(), sds.cpu(), len(mixture.logits), seed)
+    mixture.load_state_dict(fitted.state_dict())
+    return lasting.to(device)
+
+
+def _require_components(architecture: Architecture, rows: int) -> None:
+    """Raises InputError when a mixture to be fitted afterwards has more components than rows."""
+    mixture = lasting_prior(architecture.prior, architecture.latents[0])
+    if mixture is not None and len(mixture.logits) > rows:
+        raise InputError(
+            f"expected at most as many components as the {rows} rows to train on, but "
+            f"{len(mixture.logits)} came; write for instance --prior aggregate:components=10"
+        )
 
 
 def _expected_and_drawn(planned: Plan) -> tuple[Tensor, Tensor]:
@@ -226,9 +240,9 @@ def fit(
     ``data`` is a built-in name, a file, a folder of images, a frame, an array or a tensor; a
     missing cell is NaN. ``asked`` are the options of ``Request``, which are the command line's:
     ``latent``, ``levels``, ``likelihood``, ``prior``, ``posterior``, ``network``, ``objective``,
-    ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``, ``given``. What is left open
-    suits the data. The run ends after ``epochs`` or ``max_minutes``, or when held-out rows no
-    longer gain.
+    ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``, ``given``, ``exposure``. What
+    is left open suits the data. The run ends after ``epochs`` or ``max_minutes``, or when held-out
+    rows no longer gain.
 
     Raises InputError, in one sentence, for data or options that cannot be fitted, TypeError for an
     option that there is not, and NonFiniteError when training met a number that is not one.
@@ -262,7 +276,8 @@ def find_device(name: str) -> torch.device:
 
 def _with_something_observed(rows: Rows) -> Rows:
     """The rows without those that show nothing: they say nothing of the data either."""
-    observed = (~np.isnan(rows.values)).reshape(len(rows), -1).sum(axis=1)
+    cells = rows.values.reshape(len(rows), -1)
+    observed = np.concatenate([~np.isnan(cells[block]).all(axis=1) for block in blocks(cells)])
     return rows if observed.all() else rows.take(np.flatnonzero(observed))
 
 
@@ -282,6 +297,15 @@ def _require_value(asked: Objective, vae: VAE, x: Tensor, given: Tensor | None, 
             asked.scheduled(CLOCKED_STEPS, rows)(vae, x, noise, torch.tensor(0.0), given)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
+
+
+def _require_company(asked: Objective, held_out: int) -> None:
+    """Raises InputError when rows that are compared with each other would stand alone."""
+    if isinstance(asked, BatchObjective) and held_out < 2:
+        raise InputError(
+            f"expected at least 2 held-out rows for {type(asked).__name__}, which compares rows, "
+            f"but {held_out} is held out; hold out more with --validation, or give more rows"
+        )
 
 
 def _fingerprint(schema: Schema, keys: np.ndarray) -> str:

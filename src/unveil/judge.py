@@ -13,7 +13,7 @@ from unveil.data.schema import Schema
 from unveil.evidence.evaluation import Evaluation, evaluate
 from unveil.feed import to_tensors
 from unveil.latent import VAE
-from unveil.likelihoods.real import Gaussian
+from unveil.likelihoods.real import LocationScaleDensity
 from unveil.likelihoods.scale import ColumnScale
 
 
@@ -60,13 +60,12 @@ def _baseline_figures(
 
 def _floor_warnings(vae: VAE) -> tuple[str, ...]:
     """What to say of columns whose learned spread rests on its floor."""
-    gaussians = [part for part in vae.modules() if isinstance(part, Gaussian)]
-    scales = [(g.scale, g.floor) for g in gaussians if isinstance(g.scale, ColumnScale)]
+    densities = [part for part in vae.modules() if isinstance(part, LocationScaleDensity)]
+    scales = [(d.scale, d.floor) for d in densities if isinstance(d.scale, ColumnScale)]
     resting = sum(int((scale([], floor) < 1.1 * floor).sum()) for scale, floor in scales)
     if not resting:
         return ()
     return (
-        f"the learned spread of {resting} columns rests on its floor, a hundredth of the column's "
-        "standard deviation: the density there is the floor's choice (do columns repeat each "
-        "other?)",
+        f"the learned spread of {resting} columns rests on its floor: the density there is the "
+        "floor's choice (do columns repeat each other?)",
     )

@@ -23,17 +23,17 @@ class Request:
     """Number of latent variables [default: one for every four cells, at most 40]."""
     levels: int = 1
     """Levels that the latent variables stand on, each predicted from those above it."""
-    likelihood: str = "auto"
+    likelihood: str | None = None
     """What a cell may be: auto, bernoulli, gaussian, student_t, discretized_logistic,
     discretized_logistic_mixture, poisson, negative_binomial, zero_inflated_poisson,
     zero_inflated_negative_binomial, log_normal, von_mises, continuous_bernoulli, categorical or
-    ordinal."""
+    ordinal [default: auto:scale=cell, a spread of its own for each cell]."""
     prior: str | None = None
-    """standard, mixture, aggregate, vamp, flow or conditioned [default: by the data]."""
+    """standard, mixture, aggregate, vamp, flow or conditioned [default: standard]."""
     posterior: str | None = None
     """diagonal, full or flow [default: diagonal]."""
     network: str | None = None
-    """mlp, conv or sets [default: by the data]."""
+    """mlp, conv or sets [default: mlp, as wide as suits the data]."""
     objective: str = "elbo"
     """elbo, sampled_elbo, sticking_the_landing, iwae, dreg, renyi, free_bits_per_row,
     free_bits_per_batch, beta_elbo, total_correlation, info_vae or negative_renyi."""

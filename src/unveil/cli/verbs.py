@@ -93,9 +93,14 @@ def sample(
     common: Common = DEFAULT,
 ) -> None:
     """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z)."""
+    import numpy as np
+
+    from unveil.data.read import Rows
+
     fitted = _open_for_rows(model, output, common)
     values = fitted.sample(number, seed=common.seed, given=_values(where))
-    _write_rows(fitted, output, values, None, pictures=values)
+    given = {name: np.full(number, value) for name, value in _values(where).items()}
+    _write_rows(fitted, output, values, Rows(values, given=given), pictures=values)
     _tell(number, output, common)
 
 
@@ -184,7 +189,8 @@ def _write_rows(
         save_picture(output, mosaic)
         return
     names = () if fitted.schema.shared else fitted.schema.names
-    write_rows(output, Rows(values, names, {} if like is None else like.labels))
+    labels, given = ({}, {}) if like is None else (like.labels, like.given)
+    write_rows(output, Rows(values, names, labels, given=given))
 
 
 def _range(values: "np.ndarray") -> tuple[float, float]:

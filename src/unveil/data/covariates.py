@@ -111,6 +111,8 @@ class Class(Covariate, Generic[T]):
 
     def encode(self, cells: np.ndarray, source: str) -> np.ndarray:
         known = {_written(category): place for place, category in enumerate(self.categories)}
+        if not isinstance(self.categories[0], str):
+            cells = _as_numbers(self.name, cells, source)  # 1 and 1.0 are one category
         values, which = np.unique(cells, return_inverse=True)
         places = np.array([known.get(_written(value), -1) for value in values])[which.reshape(-1)]
         if (places < 0).any():
@@ -263,6 +265,11 @@ def _as_numbers(name: str, cells: np.ndarray, source: str) -> np.ndarray:
             f"expected numbers for covariate {name!r}, but {source} holds text "
             f"({cells[0]!r} in row 0); correct the column"
         ) from error
+    if np.isnan(values).any():
+        raise InputError(
+            f"expected a number for covariate {name!r} in every row, but row "
+            f"{int(np.argmax(np.isnan(values)))} (counted from 0) of {source} has none; give one"
+        )
     if np.isinf(values).any():
         raise InputError(
             f"expected finite numbers for covariate {name!r}, but row "

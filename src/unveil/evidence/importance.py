@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from unveil.latent import LatentVariableModel, Particles
+from unveil.latent import LatentVariableModel
 from unveil.shapes import Given, PerRow, PerUnit, Rows
 from unveil.tiles import RowsAlike, Tile, chunks, tiles
 from unveil.units import rate_per_unit
@@ -111,16 +111,15 @@ def _weigh(
     rows, observed = len(tile.x), (~torch.isnan(tile.x)).flatten(1).any(1).cpu()
     log_sum = torch.full((rows,), -math.inf, dtype=torch.float64)
     log_sum_squares = log_sum.clone()
-    log_likelihood, log_ratio = torch.zeros(2, rows, dtype=torch.float64)
+    log_likelihood, rate = torch.zeros(2, rows, dtype=torch.float64)
     for size in chunks(num_samples, floats_per_draw=rows * _widest(model, tile)):
         particles = model.particles(tile.x, noise(size), tile.given)
         log_w = particles.log_weights.double().cpu()
         log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
         log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
         log_likelihood += particles.log_likelihood.double().sum(0).cpu()
-        log_ratio += _log_ratio(particles)
+        rate += size / num_samples * q.kl(p, particles.z).double().cpu()
     units = rate_per_unit(q, p)
-    rate = log_ratio / num_samples if units is None else units.double().sum(-1).cpu()
     figures = {
         # Nothing observed: p(∅) = 1, whatever the draws say.
         "log_evidence": torch.where(observed, log_sum - math.log(num_samples), 0.0),
@@ -137,8 +136,3 @@ def _weigh(
 def _widest(model: LatentVariableModel, tile: Tile) -> int:
     """The floats that one row of z makes at its widest: its cells, or a layer on the way."""
     return max(tile.x[0].numel(), *(p.shape[0] for p in model.parameters() if p.dim() > 1), 1)
-
-
-def _log_ratio(particles: Particles) -> Tensor:
-    """Σ_k log q(z_k|x)/p(z_k), (row,)."""
-    return (particles.log_posterior - particles.log_prior).double().sum(0).cpu()

@@ -58,9 +58,10 @@ class VonMises(Family):
         log_unit = self.log_unit.to(raw.dtype)
         return Cells(base, event_dims=len(self.event_shape), log_unit=log_unit)
 
-    def start(self, mean: Tensor) -> Tensor:
-        angle = mean.flatten()
-        return torch.cat([torch.cos(angle), torch.sin(angle)])
+    def start_at(self, x: Tensor) -> Tensor:
+        """The mean direction: that of the mean point, which has no seam."""
+        points = torch.stack([torch.cos(x), torch.sin(x)], dim=1)
+        return points.nanmean(0).nan_to_num(nan=0.0).flatten()
 
 
 @final

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from unveil.distributions import Cells, Plain, draw
-from unveil.families import Family, as_shape, positive, split_parameters
+from unveil.families import (
+    Family,
+    as_shape,
+    beside_cells,
+    positive,
+    side_by_side,
+    split_parameters,
+)
 
 # A rank that no row has had would otherwise close up between its cut points, and a new row that
 # has it would be impossible.
@@ -87,9 +94,9 @@ def _require_classes(num_classes: int) -> None:
 class Categorical(Family):
     """Cells of C classes without an order: log P(k|z) = raw_k − log Σ_l exp raw_l.
 
-    raw (..., cells · C) holds C logits per cell, those of a cell side by side. Values are codes
-    0 … C − 1; anything else has log P = −∞. A class has no mean: where one is asked for, the most
-    probable class is given. Raises ValueError for fewer than two classes.
+    raw (..., C · cells) holds a logit of every class for each cell, class by class. Values are
+    codes 0 … C − 1; anything else has log P = −∞. A class has no mean: where one is asked for, the
+    most probable class is given. Raises ValueError for fewer than two classes.
 
     >>> Categorical(1, num_classes=4)(torch.zeros(1, 4)).log_prob(torch.tensor([[3.0]])).exp()
     tensor([0.2500])
@@ -102,8 +109,13 @@ class Categorical(Family):
         self.num_parameters = math.prod(self.event_shape) * num_classes
 
     def forward(self, raw: Tensor) -> Cells:
-        (logits,) = split_parameters(raw, (*self.event_shape, self.num_classes))
+        logits = beside_cells(raw, self.num_classes, self.event_shape)
         return Cells(Classes(F.log_softmax(logits, dim=-1)), event_dims=len(self.event_shape))
+
+    def start_at(self, x: Tensor) -> Tensor:
+        """The classes' log frequencies, each counted once more than it was seen."""
+        codes = torch.arange(self.num_classes).to(x)
+        return side_by_side(torch.log(1 + (x[..., None] == codes).sum(0)).to(x))
 
 
 @final

@@ -51,6 +51,15 @@ class Columns(Family):
             ]
         )
 
+    def start_at(self, x: Tensor) -> Tensor:
+        families = cast(Sequence[Family], self.families)
+        return torch.cat(
+            [
+                family.start_at(x[:, cast(Tensor, getattr(self, f"columns_{number}"))])
+                for number, family in enumerate(families)
+            ]
+        )
+
     def start(self, mean: Tensor) -> Tensor:
         families = cast(Sequence[Family], self.families)
         return torch.cat(

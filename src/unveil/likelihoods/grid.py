@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MixtureSameFamily
 
 from unveil import distributions
 from unveil.distributions import Cells
-from unveil.families import Family, as_shape, split_parameters
+from unveil.families import Family, as_shape, beside_cells, side_by_side
 from unveil.likelihoods.scale import CellScale, LocationScale, Scale
 from unveil.likelihoods.start import solve
 
@@ -102,16 +102,20 @@ class DiscretizedLogisticMixture(Family):
         self.register_buffer("apart", self._shifted(at), persistent=False)
 
     def _shifted(self, by: Tensor) -> Tensor:
-        """Raw parameters that are 0 but for the locations, (*event, K)."""
-        return torch.cat([torch.zeros_like(by.flatten()), self.components.start(by)])
+        """Numbers of the cells (*event, 3K) that are 0 but for the locations, (*event, K)."""
+        return torch.cat([torch.zeros_like(by), by, torch.zeros_like(by)], dim=-1)
 
     def forward(self, raw: Tensor) -> Cells:
-        each = self.components
-        widths = [math.prod(each.event_shape), each.num_parameters]
-        weights, rest = torch.split(raw + self.apart, widths, dim=-1)
-        (logits,) = split_parameters(weights, each.event_shape)
+        return self._cells(beside_cells(raw, self.apart.shape[-1], self.event_shape))
+
+    def _cells(self, numbers: Tensor) -> Cells:
+        """The distribution of cells with these numbers (..., *event, 3K)."""
+        logits, loc, raw_scale = (numbers + self.apart).chunk(3, dim=-1)
+        spread = self.components.scale([raw_scale], self.components.floor.to(loc.dtype))
         chosen = Categorical(logits=logits, validate_args=False)
-        base = MixtureSameFamily(chosen, each(rest).base, validate_args=False)
+        base = MixtureSameFamily(
+            chosen, self.components.cells(loc, spread).base, validate_args=False
+        )
         return Cells(base, event_dims=len(self.event_shape))
 
     def start(self, mean: Tensor) -> Tensor:
@@ -122,4 +126,4 @@ class DiscretizedLogisticMixture(Family):
         def shifted(by: Tensor) -> Tensor:
             return self._shifted(by[..., None].expand(each.event_shape))
 
-        return shifted(solve(lambda by: self(shifted(by)).mean, target))
+        return side_by_side(shifted(solve(lambda by: self._cells(shifted(by)).mean, target)))

@@ -32,6 +32,10 @@ class LogNormal(LocationScaleDensity):
     def density(self, loc: Tensor, scale: Tensor) -> "LogNormalDensity":
         return LogNormalDensity(loc, scale)
 
+    def start_at(self, x: Tensor) -> Tensor:
+        # A column that these rows never show starts at its unit.
+        return self.start(x.nanmean(0).nan_to_num(nan=1.0))
+
     def start(self, mean: Tensor) -> Tensor:
         """Raises ValueError where a mean is not above 0."""
         if not bool((mean > 0).all()):

@@ -12,6 +12,9 @@ from unveil.priors.base import Prior
 from unveil.priors.mixture import MixtureOfNormals
 from unveil.shapes import Given, Rows
 
+# Rows asked for what they have in a gap; a column that so many do not show is taken for empty.
+FILLINGS = 100
+
 
 @final
 class VampPrior(Prior):
@@ -80,17 +83,30 @@ def _end(value: Tensor | None, unbounded: float, like: Tensor) -> Tensor:
     return like.new_tensor(unbounded) if value is None else value.to(like)
 
 
+def _filled(x: Rows, generator: Generator) -> Tensor:
+    """Rows whose gaps hold what a row drawn at random has there."""
+    cells = x.flatten(1)
+    for _ in range(FILLINGS):
+        gaps = torch.isnan(cells)
+        if not gaps.any():
+            break
+        others = torch.randint(len(cells), cells.shape, generator=generator).to(x.device)
+        cells = torch.where(gaps, cells.gather(0, others), cells)
+    return torch.where(torch.isnan(cells), 0.0, cells).unflatten(1, x.shape[1:])
+
+
 def distinct_rows(x: Rows, count: int, generator: Generator) -> Tensor:
     """``count`` different rows of x, drawn at random, where pseudo rows may start.
 
-    A gap is filled with 0, the column's centre in model units, as the encoder fills it. Returns
+    A gap is filled with what another row has there, a value that its column can take. Returns
     (count, *event). Raises ValueError when x has fewer distinct rows.
 
-    >>> x = torch.tensor([[1.0], [1.0], [float("nan")]])
-    >>> distinct_rows(x, 2, Generator().manual_seed(0)).sort(0).values.flatten()
-    tensor([0., 1.])
+    >>> x = torch.tensor([[1.0, 5.0], [1.0, 5.0], [2.0, float("nan")]])
+    >>> distinct_rows(x, 2, Generator().manual_seed(0)).sort(0).values
+    tensor([[1., 5.],
+            [2., 5.]])
     """
-    distinct = torch.unique(torch.where(torch.isnan(x), 0.0, x), dim=0)
+    distinct = torch.unique(_filled(x, generator), dim=0)
     if len(distinct) < count:
         raise ValueError(
             f"expected at least {count} distinct rows for as many pseudo rows to start from, got "

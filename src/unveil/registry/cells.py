@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from unveil.data.read import Rows
+from unveil.data.read import Rows, listed
 from unveil.data.reread import reread
 from unveil.data.schema import (
     ANGLE,
@@ -51,7 +51,7 @@ from unveil.networks.mouth import (
     Parts,
     Way,
 )
-from unveil.registry.spec import Spec, make, resolve
+from unveil.registry.spec import Spec, make, resolve, typed
 
 Shape = tuple[int, ...]
 
@@ -232,7 +232,11 @@ def read_as(text: str, schema: Schema, rows: Rows) -> Schema:
     if spec.name == AUTO:
         return schema
     named = resolve("the likelihood", FAMILIES, spec.name, also=(AUTO,))
-    reading = {key: float(value) for key, value in spec.options.items() if key in named.reading}
+    reading = {
+        key: typed(f"{spec.name}:{key}", value, float)
+        for key, value in spec.options.items()
+        if key in named.reading
+    }
     schema = named.reads(schema, rows, **reading)
     fitting = {named.kind} | ALSO_AT_HOME.get(named.kind, set())
     for column in schema.columns:
@@ -285,6 +289,12 @@ def family(schema: Schema, text: str) -> Family:
     """
     specs = _specs(text)
     kinds = {schema.columns[i].kind for i in schema.modelled}
+    absent = [kind for kind in Spec.parse(text).options if kind in USUAL and kind not in kinds]
+    if absent:
+        raise InputError(
+            f"expected auto to be told of kinds that the columns have "
+            f"({' and '.join(sorted(kinds))}), but {listed(absent)} came; leave it out"
+        )
     if SPREAD in Spec.parse(text).options and not any(specs[kind].options for kind in kinds):
         raise InputError(
             f"expected a scale for columns with a spread, but these are all "

@@ -1,13 +1,12 @@
 """The latent side of a model: priors and posteriors by name, on one level or several."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Generator
 
-from unveil.errors import InputError
 from unveil.families import Conditional, Family
 from unveil.networks.mlp import Joined
 from unveil.posteriors.diagonal import DiagonalGaussian
@@ -26,8 +25,6 @@ from unveil.registry.networks import Ends, Networks
 from unveil.registry.spec import Spec, make, resolve
 
 COMPONENTS = 100
-# Numbers that an encoder says of x to each level below the top.
-FEATURES = 128
 # A mixture that is fitted to the aggregate posterior once the model is trained.
 AGGREGATE = "aggregate"
 
@@ -81,7 +78,7 @@ def conditioned(around: Around) -> Prior:
 
 
 def aggregate(around: Around, components: int = COMPONENTS) -> Prior:
-    """What the aggregate's mixture is fitted in place of, once the model is trained with it."""
+    """What the model is trained with; ``lasting_prior`` is what follows."""
     return StandardNormal(around.latents)
 
 
@@ -95,15 +92,13 @@ PRIORS: Mapping[str, Callable[..., Prior]] = {
 }
 
 
-def prior(
-    text: str, sizes: Sequence[int], networks: Networks, ends: Ends, posterior: Conditional
-) -> Prior:
+def prior(text: str, networks: Networks, ends: Ends, posterior: Conditional) -> Prior:
     """The prior that a name such as ``mixture:components=100`` stands for, over the top level; the
     levels below it are predicted from those above them.
 
     Raises InputError for an unknown name or option, ValueError for one that does not suit.
     """
-    spec = Spec.parse(text)
+    spec, sizes = Spec.parse(text), ends.latents
     around = Around(latents=sizes[0], networks=networks, ends=ends, posterior=posterior)
     top = make("the prior", resolve("the prior", PRIORS, spec.name), spec, around)
     if len(sizes) == 1:
@@ -115,39 +110,28 @@ def prior(
         )
     below = []
     for level, size in enumerate(sizes[1:], start=1):
-        family = DiagonalGaussian(size)
-        above = sum(sizes[:level]) + ends.covariates
-        network = networks.between(above, family.num_parameters, ends.weights)
-        below.append(Conditional(Joined(network), family))
+        network = networks.level(ends, level, covariates=ends.covariates)
+        below.append(Conditional(Joined(network), DiagonalGaussian(size)))
     return TopDownPrior(top, below)
 
 
-def aggregate_components(text: str | None) -> int | None:
-    """How many components a prior fitted afterwards has; None where the prior is another.
+def lasting_prior(text: str, latents: int) -> GaussianMixture | None:
+    """The prior that takes the place of the one trained with, to be fitted to the aggregate
+    posterior; None where that one lasts.
 
-    >>> aggregate_components("aggregate:components=20"), aggregate_components("standard")
-    (20, None)
+    >>> lasting_prior("standard", 2) is None, lasting_prior("aggregate:components=5", 2)().loc.shape
+    (True, torch.Size([5, 2]))
+
+    Raises InputError as ``prior`` does.
     """
-    spec = None if text is None else Spec.parse(text)
-    if spec is None or spec.name != AGGREGATE:
+    spec = Spec.parse(text)
+    if spec.name != AGGREGATE:
         return None
-    return int(spec.options.get("components", COMPONENTS))
 
+    def fitted_afterwards(latents: int, components: int = COMPONENTS) -> GaussianMixture:
+        return GaussianMixture(latents, components, Generator().manual_seed(0))
 
-def levels(latents: int, number: int) -> tuple[int, ...]:
-    """So many latents on each of so many levels, the top one first.
-
-    >>> levels(40, 3)
-    (13, 13, 14)
-
-    Raises InputError for more levels than latents.
-    """
-    if number > latents:
-        raise InputError(
-            f"expected at most one level for each of {latents} latents, got {number}; ask for more "
-            "latents, or fewer levels"
-        )
-    return tuple((latents * (i + 1)) // number - (latents * i) // number for i in range(number))
+    return make("the prior", fitted_afterwards, spec, latents)
 
 
 def diagonal(latents: int, weights: Generator) -> Family:
@@ -173,13 +157,13 @@ POSTERIORS: Mapping[str, Callable[..., Family]] = {
 }
 
 
-def posterior(text: str, sizes: Sequence[int], networks: Networks, ends: Ends) -> Family:
+def posterior(text: str, networks: Networks, ends: Ends) -> Family:
     """The family that a name such as ``full`` stands for; on several levels, every one but the top
     is inferred from features of x and the levels above it.
 
     Raises InputError for an unknown name or option, ValueError for one that does not suit.
     """
-    spec = Spec.parse(text)
+    spec, sizes = Spec.parse(text), ends.latents
     maker = resolve("the posterior", POSTERIORS, spec.name)
     if len(sizes) == 1:
         return make("the posterior", maker, spec, sizes[0], ends.weights)
@@ -188,8 +172,9 @@ def posterior(text: str, sizes: Sequence[int], networks: Networks, ends: Ends) -
             f"expected a diagonal posterior on each of {len(sizes)} levels, got {spec.name}; "
             "choose --posterior diagonal, or --levels 1"
         )
-    below = [
-        networks.between(sum(sizes[:level]) + FEATURES, 2 * size, ends.weights)
-        for level, size in enumerate(sizes[1:], start=1)
-    ]
-    return TopDownGaussian(sizes, features=[FEATURES] * len(below), networks=below)
+    seen, below = networks.features_of_x(ends), range(1, len(sizes))
+    return TopDownGaussian(
+        sizes,
+        features=[seen for _ in below],
+        networks=[networks.level(ends, level, seen=[seen]) for level in below],
+    )

@@ -4,7 +4,7 @@ from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, final, get_args
 
 from unveil.data.read import listed
 from unveil.errors import InputError
@@ -73,17 +73,46 @@ def resolve(what: str, registry: Mapping[str, T], name: str, *, also: Sequence[s
 def make(what: str, maker: Callable[..., T], spec: Spec, *arguments: Any) -> T:
     """``maker(*arguments, **options)``, once the options are some that it takes.
 
-    Raises InputError for an option that it does not take, or a value that it refuses.
+    Raises InputError for an option that it does not take, lacks or refuses.
     """
-    known = list(signature(maker).parameters)[len(arguments) :]
-    unknown = set(spec.options) - set(known)
+    takes = dict(list(signature(maker).parameters.items())[len(arguments) :])
+    unknown = set(spec.options) - set(takes)
     if unknown:
-        takes = f"the options {listed(known)}" if known else "no options"
+        known = f"the options {listed(takes)}" if takes else "no options"
         raise InputError(
-            f"expected {takes} for {what} {spec.name!r}, but {listed(sorted(unknown))} came; "
+            f"expected {known} for {what} {spec.name!r}, but {listed(sorted(unknown))} came; "
             "leave it out, or correct its name"
         )
+    lacking = [n for n, p in takes.items() if p.default is p.empty and n not in spec.options]
+    if lacking:
+        raise InputError(
+            f"expected {what} {spec.name!r} to be told its {listed(lacking)}, but nothing came; "
+            f"write for instance {spec.name}:{lacking[0]}=1"
+        )
+    options = {
+        name: typed(f"{spec.name}:{name}", value, takes[name].annotation)
+        for name, value in spec.options.items()
+    }
     try:
-        return maker(*arguments, **spec.options)
+        return maker(*arguments, **options)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
+
+
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """An option's value as its maker declares it: a whole number will do where any number will.
+
+    Raises InputError for another kind of value.
+
+    >>> typed("renyi:alpha", 2, float)
+    2.0
+    """
+    kinds = set(get_args(kind)) or {kind}
+    if type(value) in kinds:
+        return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    if str in kinds:
+        return str(value)
+    wanted = "a whole number" if int in kinds else "a number"
+    raise InputError(f"expected {name} to be {wanted}, but {value!r} came; correct it")
