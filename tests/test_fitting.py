@@ -272,6 +272,13 @@ def test_a_constant_column_is_set_aside_and_put_back() -> None:
     assert (finish(*train_planned(planned)).sample(4)[:, 5] == 3.5).all()
 
 
+def test_a_density_over_a_grid_that_was_asked_for_is_noted() -> None:
+    prices = np.round(np.exp(TABLE), 1) + 0.1
+    (note,) = plan(prices, likelihood="log_normal", epochs=1).notes
+    assert note.startswith("x0, x1, x2, x3, x4: values a step apart, read as having a density")
+    assert plan(np.exp(TABLE), likelihood="log_normal", epochs=1).notes == ()
+
+
 def test_mixed_columns_are_fitted_together() -> None:
     whole = RNG.integers(0, 30, size=(120, 1))
     coin = RNG.integers(0, 2, size=(120, 1))

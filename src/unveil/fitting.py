@@ -1,6 +1,6 @@
 """fit: from data in any form to a fitted model, in three steps: plan, train, judge."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -17,8 +17,8 @@ from unveil.baselines import fit_baselines
 from unveil.build import Architecture, build, start, with_lasting_prior
 from unveil.data.covariates import Covariates, infer_covariates
 from unveil.data.encode import encode, fits, split
-from unveil.data.read import Rows, blocks, read
-from unveil.data.schema import Schema, infer
+from unveil.data.read import Rows, blocks, listed, read
+from unveil.data.schema import DENSITIES, Schema, infer
 from unveil.errors import InputError
 from unveil.feed import digests_of, to_given, to_source, to_tensors
 from unveil.fitted import HELD_OUT_ROWS, Fitted
@@ -57,6 +57,7 @@ class Plan:
     rows: Rows
     training: NDArray[np.intp]
     held_out: Rows
+    densities_on_grids: tuple[str, ...]
     vae: VAE
 
     @property
@@ -69,19 +70,28 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how the data were read."""
-        set_aside = [column.name for column in self.schema.columns if column.is_constant]
-        if not set_aside:
-            return ()
+        columns = self.schema.columns
+        set_aside = [column.name for column in columns if column.is_constant]
         return (
-            f"{', '.join(set_aside)}: one value only, so set aside and put back in what comes out",
+            *_note(set_aside, "one value only, so set aside and put back in what comes out"),
+            *_note(
+                self.densities_on_grids,
+                "values a step apart, read as having a density, which is no probability and has "
+                "no limit; --likelihood auto gives them true ones",
+            ),
         )
+
+
+def _note(names: Sequence[str], what: str) -> tuple[str, ...]:
+    return (f"{listed(names)}: {what}",) if names else ()
 
 
 def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") -> Plan:
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
     asked = objective(request.objective)
     rows = read(data, label=request.label, drop=request.drop, given=request.covariates)
-    schema = cells.read_as(request.likelihood or cells.AUTO, infer(rows), rows)
+    inferred = infer(rows)
+    schema = cells.read_as(request.likelihood or cells.AUTO, inferred, rows)
     rows = _with_something_observed(fits(schema, rows))
     covariates = infer_covariates(rows, request.exposure)
     keys = digests_of(rows, covariates)
@@ -113,6 +123,11 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         rows=rows,
         training=training,
         held_out=rows.take(held_out),
+        densities_on_grids=tuple(
+            column.name
+            for column, before in zip(schema.columns, inferred.columns, strict=True)
+            if column.kind in DENSITIES and before.step > 0
+        ),
         vae=build(schema, settings.architecture, seed),
     )
     expected, drawn = _expected_and_drawn(planned)

@@ -20,7 +20,8 @@ class Request:
     """
 
     latent: int | None = None
-    """Number of latent variables [default: one for every four cells, at most 40]."""
+    """Number of latent variables, or of those on the top level above feature maps [default: one for
+    every four cells, at most 40]."""
     levels: int = 1
     """Levels that the latent variables stand on, each predicted from those above it."""
     likelihood: str | None = None
