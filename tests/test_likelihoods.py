@@ -360,7 +360,7 @@ def test_a_family_starts_with_its_mean_where_it_is_told(family: Family) -> None:
     for dtype in DTYPES:
         mean = torch.tensor([0.03, 0.3, 0.5, 0.9], dtype=dtype).reshape(family.event_shape)
         family = family.to(dtype)
-        torch.testing.assert_close(family(family.start(mean)).mean.detach(), mean)
+        torch.testing.assert_close(family(family.start_at(mean[None])).mean.detach(), mean)
 
 
 def test_a_positive_column_cannot_start_at_a_negative_mean() -> None:

@@ -120,6 +120,8 @@ def _weigh(
         log_likelihood += particles.log_likelihood.double().sum(0).cpu()
         rate += size / num_samples * q.kl(p, particles.z).double().cpu()
     units = rate_per_unit(q, p)
+    if units is not None:
+        rate = units.double().sum(-1).cpu()
     figures = {
         # Nothing observed: p(∅) = 1, whatever the draws say.
         "log_evidence": torch.where(observed, log_sum - math.log(num_samples), 0.0),
