@@ -286,3 +286,27 @@ def test_a_loud_fit_warns_of_collapse_once_while_training(tmp_path: Path, capsys
     words = [str(tmp_path / "noise.npy"), "-o", str(tmp_path / "m"), "--epochs", "8"]
     assert run(["fit", *words]) == 0
     assert said(capsys).count("posterior is the prior") == 2  # in training, and in the verdict
+
+
+def test_a_finished_run_whose_prior_was_fitted_afterwards_is_done_at_once(tmp_path, capsys) -> None:
+    words = ["fit", "wine", "-o", str(tmp_path / "m"), "--epochs", "1", "--quiet"]
+    words += ["--prior", "aggregate:components=3"]
+    assert run(words) == 0
+    weights = (tmp_path / "m" / "model.safetensors").read_bytes()
+    assert run([*words, "--resume"]) == 0
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == weights
+
+
+def test_what_was_given_rides_along_and_must_be_a_number_that_is_one(tmp_path, capsys) -> None:
+    table, model, out = (tmp_path / name for name in ("t.csv", "m", "out.csv"))
+    lines = [f"{i % 7 + 0.25 * (i % 3)},{i % 5 - 0.125},{20.5 + i}" for i in range(40)]
+    table.write_text("\n".join(["x,y,age", *lines]))
+    fit = ["fit", str(table), "-o", str(model), "--epochs", "1", "--given", "age", "--quiet"]
+    assert run(fit) == 0
+    sample = ["sample", str(model), "-n", "3", "-o", str(out), "--quiet", "--where"]
+    assert run([*sample, "age=nan"]) == 2
+    assert not out.exists()
+    assert "expected a number for covariate 'age'" in said(capsys)
+    assert run([*sample, "age=33"]) == 0
+    assert set(read(str(out), given=["age"]).given["age"].tolist()) == {33.0}
+    assert run(["evaluate", str(model), str(out), "--draws", "2", "--quiet"]) == 0
