@@ -30,9 +30,11 @@ demo: install
 	@echo "The model is in runs/digits (its README.md says how far to trust it)."
 	@echo "Look at runs/samples.png, runs/reconstructions.png and runs/interpolation.png."
 
-# The suite is the same everywhere: an accelerator, where there is one, is hidden from it.
+# The suite is the same everywhere: an accelerator, where there is one, is hidden from it, and each
+# of a few processes has one thread (what threads change, tests set for themselves).
 test: $(VENV)/.installed-test
-	@CUDA_VISIBLE_DEVICES= $(VENV)/bin/python -m pytest -q $(PYTEST_ARGS)
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q \
+	    -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff check

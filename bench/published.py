@@ -30,8 +30,8 @@ from torch import Tensor, nn
 import unveil
 from unveil.data.read import read
 from unveil.data.stream import Binarized
-from unveil.evidence.evaluation import row_error
 from unveil.evidence.importance import Importance, importance
+from unveil.evidence.row_bounds import row_error
 from unveil.networks.mlp import linear
 from unveil.noise import generator
 from unveil.storage import read_tensors, write_tensors

@@ -245,3 +245,31 @@ def with_gaps(x: Tensor, *, seed: int, share: float = 0.25) -> Tensor:
     """x with a share of its cells missing."""
     gone = torch.rand(x.shape, generator=seeded(seed)) < share
     return torch.where(gone, torch.nan, x)
+
+
+# ---- a posterior with two modes, and a q that sees one -----------------------------------------
+
+
+@final
+class TwoModes(unveil.LatentVariableModel):
+    """p(z) = N(0, 1), p(x|z) = N(z², 0.3²), and q(z|x) = N(√x, 0.1²): by symmetry, q sees half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_latents = 1
+        self.p_z = unveil.StandardNormal(1).double()
+
+    def prior(self, given=None):
+        return self.p_z(given)
+
+    def likelihood(self, z, given=None):
+        return DiagonalNormal(z.square(), torch.full_like(z, 0.3))
+
+    def posterior(self, x, given=None):
+        return DiagonalNormal(x.sqrt(), torch.full_like(x, 0.1))
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """By the trapezoid rule, to rounding."""
+        z = torch.linspace(-8, 8, 20_001, dtype=torch.float64)[:, None, None]
+        log_joint = self.log_joint(x, z.expand(-1, len(x), 1))
+        return log_joint.logsumexp(0) + math.log(16 / 20_000)

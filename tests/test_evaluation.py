@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import unveil
+from unveil.evaluation import evaluate
 from unveil.evidence.bound import Bound
-from unveil.evidence.evaluation import draw_error, evaluate, row_error
 from unveil.evidence.importance import importance
+from unveil.evidence.row_bounds import draw_error, row_error
 from unveil.tiles import row_digests
 from unveil.units import collapse_warning
 

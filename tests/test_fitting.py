@@ -48,7 +48,9 @@ def test_a_saved_model_answers_as_the_fitted_one(fitted: unveil.Fitted, tmp_path
     fitted.save(tmp_path / "m")
     loaded = load(tmp_path / "m")
     assert loaded.evaluation == fitted.evaluation
-    assert loaded.evaluate("digits", draws=5) == fitted.evaluate("digits", draws=5)
+    assert loaded.evaluate("digits", draws=5, budget=0.01) == fitted.evaluate(
+        "digits", draws=5, budget=0.01
+    )
     assert np.array_equal(loaded.encode("digits")[0], fitted.encode("digits")[0])
     assert np.array_equal(loaded.sample(5, seed=2), fitted.sample(5, seed=2))
     assert loaded.history == fitted.history
@@ -145,7 +147,7 @@ def test_bits_per_dimension_are_the_lower_bound_in_other_units(fitted: unveil.Fi
 
 
 def test_training_rows_are_judged_by_the_held_out_ones(fitted: unveil.Fitted) -> None:
-    e = fitted.evaluate("digits", draws=2)
+    e = fitted.evaluate("digits", draws=2, budget=0.01)
     assert (e.rows, e.split) == (180, "held-out rows (they chose the weights)")
 
 
@@ -153,8 +155,8 @@ def test_unseen_rows_are_told_apart(fitted: unveil.Fitted) -> None:
     rows = read("digits").take(slice(0, 50))
     new = Rows(17 - np.maximum(rows.values[:20], 1), rows.names, {}, "new")
     both = Rows(np.concatenate([rows.values, new.values]), (), {}, "both")
-    assert fitted.evaluate(new, draws=2).split == "unseen rows"
-    mixed = fitted.evaluate(both, draws=2)
+    assert fitted.evaluate(new, draws=2, budget=0.01).split == "unseen rows"
+    mixed = fitted.evaluate(both, draws=2, budget=0.01)
     assert (mixed.rows, mixed.split) == (20, "unseen rows (50 seen in fitting left out)")
 
 
@@ -255,7 +257,9 @@ def test_rows_that_show_nothing_are_not_trained_on() -> None:
 
 def test_a_single_row_says_nothing_of_collapse() -> None:
     fitted = fit(TABLE, epochs=1)
-    assert not any("latent" in warning for warning in fitted.evaluate(TABLE[:1] + 9).warnings)
+    assert not any(
+        "latent" in warning for warning in fitted.evaluate(TABLE[:1] + 9, budget=0.01).warnings
+    )
 
 
 def test_a_spread_for_zeros_and_ones_is_refused() -> None:

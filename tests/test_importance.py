@@ -21,7 +21,8 @@ from oracles import (
     z_score,
 )
 from unveil.evidence.importance import importance
-from unveil.tiles import FLOATS_PER_CHUNK, chunks
+from unveil.evidence.weights import markov_slack
+from unveil.tiles import FLOATS_PER_CHUNK, ROWS_PER_TILE, Tile, chunks, row_digests
 
 NAN = math.nan
 
@@ -71,6 +72,46 @@ def test_the_variance_over_draws_is_the_one_that_is_seen() -> None:
     result = importance(LogNormalWeights(0.5), distinct_rows(3000), num_samples=200)
     stated, seen = result.log_evidence_variance.mean(), result.log_evidence.var()
     assert float(stated) == pytest.approx(float(seen), rel=0.1)
+
+
+def wrongly_certified(repeats: int) -> float:
+    """How far the share of data sets, a tile each, that are certified above log p(x) = 0 exceeds
+    δ = 0.05, in standard errors."""
+    x = distinct_rows(repeats * ROWS_PER_TILE)
+    means = importance(LogNormalWeights(1.0), x, num_samples=16).log_evidence.view(repeats, -1)
+    slack = markov_slack(row_digests(x[:ROWS_PER_TILE]), 0.05)
+    share = float((means.mean(1) - slack > 0).double().mean())
+    return (share - 0.05) / math.sqrt(0.05 * 0.95 / repeats)
+
+
+def test_a_data_set_is_certified_only_with_noise_of_each_row_s_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Noise that rows share makes a certificate at 5 % fail more often than one time in three."""
+    own = Tile.noise
+
+    def broadcast(tile: Tile, seed: int, purpose: str, num_latents: int):
+        noise = own(tile, seed, purpose, num_latents)
+        return lambda number: noise(number)[:, :1].expand(-1, len(tile.x), -1)
+
+    assert wrongly_certified(40) < 0
+    monkeypatch.setattr(Tile, "noise", broadcast)
+    assert wrongly_certified(40) > SURELY_WRONG
+
+
+def test_every_row_is_certified_and_judged_by_its_weights() -> None:
+    x = distinct_rows(2000)
+    result = importance(LogNormalWeights(1.0), x, num_samples=64, delta=0.2)
+    weights = result.weights
+    assert (weights.num_samples, weights.delta) == (result.num_samples, 0.2) == (64, 0.2)
+    assert torch.equal(weights.log_mean, result.log_evidence)
+    assert torch.equal(weights.ess, result.ess)
+    assert (weights.certified < weights.log_mean).all()
+    assert float((weights.certified > 0).double().mean()) < 0.2
+    looser = importance(LogNormalWeights(1.0), x[:9], num_samples=64, delta=0.01).weights
+    assert (looser.certified < weights.certified[:9]).all()
+    assert float(weights.log_sd.mean()) == pytest.approx(1.0, abs=0.02)
+    assert weights.khat.isfinite().all()
 
 
 # ---- a posterior that is exact, and one that is not ---------------------------------------------
@@ -147,9 +188,11 @@ def test_the_rate_is_split_over_latents() -> None:
     torch.testing.assert_close(result.rate_per_unit.sum(-1), result.rate)
 
 
-def test_less_than_one_draw_is_refused() -> None:
+def test_less_than_one_draw_and_no_confidence_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^expected at least 1 draw per row, got 0$"):
         importance(LogNormalWeights(1.0), distinct_rows(1), num_samples=0)
+    with pytest.raises(ValueError, match=r"^expected delta between 0 and 1, got 1.0"):
+        importance(LogNormalWeights(1.0), distinct_rows(1), num_samples=1, delta=1.0)
 
 
 class Overflowing(unveil.LatentVariableModel):
@@ -190,6 +233,7 @@ def test_a_row_that_no_draw_can_have_made_has_evidence_zero() -> None:
     assert result.log_evidence.tolist() == [0.0] * 3 + [-math.inf] * 3
     assert not result.ess.isnan().any()
     assert not result.log_evidence_variance.isnan().any()
+    assert result.weights.certified[3:].tolist() == [-math.inf] * 3
 
 
 def test_chunks_cover_the_draws_once_and_stay_small() -> None:

@@ -22,6 +22,8 @@ LAYERS: tuple[set[str], ...] = (
     {"refining"},
     {"training", "evidence"},
     {"diagnostics", "baselines"},
+    {"inference", "evaluation"},
+    {"log_density"},
     {"registry"},
     {"build"},
     {"settings", "defaults", "feed"},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unveil.data.schema import Schema
-from unveil.evidence.evaluation import Evaluation
+from unveil.evaluation import Evaluation
 from unveil.settings import Settings
 
 

@@ -61,6 +61,21 @@ class Family(nn.Module, ABC):
         the columns' means, where a mean says it."""
         return self.start(x.nanmean(0).nan_to_num(nan=0.0))
 
+    def log_supremum(self, x: Tensor) -> Tensor:
+        """A bound on log p(x|z) that no z exceeds, whatever the network, nats, (row,).
+
+        x (row, *event) may have gaps, which count nothing. +∞ where none is known.
+        """
+        observed = ~torch.isnan(x).flatten(1).all(1)
+        return torch.where(observed, math.inf, 0.0).to(x)
+
+
+class MassFamily(Family, ABC):
+    """A family whose values have true probabilities, so that none is above 1."""
+
+    def log_supremum(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x))
+
 
 @final
 class Conditional(nn.Module):

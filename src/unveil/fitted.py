@@ -22,9 +22,12 @@ from unveil.data.read import Rows, listed, read_again
 from unveil.data.schema import Schema
 from unveil.distributions import draw
 from unveil.errors import InputError
-from unveil.evidence.evaluation import Evaluation
+from unveil.evaluation import Evaluation
+from unveil.evidence.effort import Effort, require_budget
+from unveil.evidence.tuning import Sizes
 from unveil.feed import digests_of, to_given, to_tensors
-from unveil.judge import judge
+from unveil.inference import Inference
+from unveil.judge import cross_examine
 from unveil.latent import VAE
 from unveil.noise import generator
 from unveil.settings import Settings
@@ -41,22 +44,25 @@ from unveil.storage import (
     write_lines,
     write_tensors,
 )
-from unveil.tiles import RowsAlike, tiles
+from unveil.tiles import ROWS_PER_TILE, RowsAlike, tiles
 from unveil.training import History
 from unveil.units import posterior_moments
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # The files that are never rewritten; model.json holds their checksums, and its own.
 MODEL_FILES = (
     "model.safetensors",
     "schema.json",
     "rows.safetensors",
     "baselines.safetensors",
+    "annealing.safetensors",
     "history.jsonl",
     "evaluation.json",
 )
 # Draws of z per row when a model is evaluated, unless asked for otherwise.
 DRAWS = 1000
+# The chance with which an interval may fail where both its ends are certified.
+DELTA = 0.05
 ROWS_SAMPLED_AT_ONCE = 4096
 HELD_OUT_ROWS = "held-out rows (they chose the weights)"
 
@@ -75,6 +81,7 @@ class Fitted:
     covariates: Covariates
     settings: Settings
     baselines: Baselines
+    sizes: Sizes
     train_digests: NDArray[np.uint64]
     held_out_digests: NDArray[np.uint64]
     history: History
@@ -121,29 +128,71 @@ class Fitted:
         data: Any,
         *,
         draws: int = DRAWS,
+        delta: float = DELTA,
+        budget: float | None = None,
+        effort: Effort | None = None,
         seed: int = 0,
-        on_tile: Callable[[float], None] = lambda fraction: None,
+        on_part: Callable[[float], None] = lambda fraction: None,
     ) -> Evaluation:
         """Bounds with guarantees on rows that the model was not trained on, nats per row.
 
         On data that the model has seen, its held-out rows are used and ``split`` says so; where
-        some rows are new, the new ones. Raises InputError when no row is left, or draws < 1.
+        some rows are new, the new ones. ``draws`` of q(z|x) are taken of every row; how much
+        annealing and diagnosing is done suits the model, or takes about ``budget`` seconds, or is
+        ``effort``, such as an earlier evaluation's ``settings``. The interval is certified at 1 −
+        ``delta`` where both its ends are, and so is the one of simulated rows. Raises InputError
+        when no row is left, for draws < 1, and for a delta or a budget out of range.
         """
-        if draws < 1:
-            raise InputError(f"expected at least 1 draw per row, but {draws} came; give more")
-        rows, which = self._rows_to_judge(self.rows(data))
-        return judge(
+        try:
+            asked = Effort(draws=draws, delta=delta)
+            if budget is not None:
+                require_budget(budget)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+        def settle(vae: VAE, x: Tensor, given: Tensor | None) -> Effort:
+            if effort is not None:
+                return effort
+            return (
+                asked.of_usual(vae, x, given)
+                if budget is None
+                else asked.within(budget, vae, x, given)
+            )
+
+        given_rows = self.rows(data)
+        rows, which = self._rows_to_judge(given_rows)
+        return cross_examine(
             self.vae,
             self.schema,
             self.covariates,
             self.baselines,
             rows,
+            self._rows_trained_on(given_rows),
+            self.sizes,
+            settle,
             binarisation_seed=self.settings.seed,
-            draws=draws,
             seed=seed,
             split=which,
-            on_tile=on_tile,
+            on_part=on_part,
         )
+
+    def infer(self, data: Any) -> Inference:
+        """p(z|x) of rows, as something to work with: refined, drawn from, weighed.
+
+        >>> import unveil
+        >>> fitted = unveil.fit(np.random.default_rng(0).normal(size=(60, 3)), latent=1, epochs=2)
+        >>> fitted.infer(np.zeros((2, 3))).draw(100).shape
+        torch.Size([100, 2, 1])
+        """
+        x, given = self._seen(self.rows(data))
+        return Inference(self.vae, x, given, self.sizes)
+
+    def _rows_trained_on(self, rows: Rows) -> Rows | None:
+        """Those of the rows that the model was trained on, so many at most as are looked at."""
+        trained = {tuple(key) for key in self.train_digests.tolist()}
+        keys = [tuple(key) for key in digests_of(rows, self.covariates).tolist()]
+        seen = [i for _, i in sorted((key, i) for i, key in enumerate(keys) if key in trained)]
+        return rows.take(np.array(seen[:ROWS_PER_TILE])) if len(seen) > 1 else None
 
     def _rows_to_judge(self, rows: Rows) -> tuple[Rows, str]:
         """The rows that a fair number may use, and what to call them."""
@@ -286,6 +335,7 @@ class Fitted:
             {name: torch.from_numpy(keys.view(np.int64)) for name, keys in seen.items()},
         )
         write_tensors(folder / "baselines.safetensors", self.baselines.tensors())
+        write_tensors(folder / "annealing.safetensors", self.sizes.tensors())
         write_lines(folder / "history.jsonl", self.history)
         write_document(folder / "evaluation.json", self.evaluation.document())
         facts = {"unveil": version("unveil"), "torch": torch.__version__, "ending": self.ending}
@@ -358,6 +408,7 @@ def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitte
         covariates=Covariates.from_document(measured["given"]),
         settings=settings,
         baselines=Baselines.from_tensors(read_tensors(folder / "baselines.safetensors")),
+        sizes=Sizes(**read_tensors(folder / "annealing.safetensors")).to(device),
         train_digests=seen["train"].numpy().view(np.uint64),
         held_out_digests=seen["held_out"].numpy().view(np.uint64),
         history=read_lines(folder / "history.jsonl"),

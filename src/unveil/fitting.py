@@ -20,6 +20,7 @@ from unveil.data.encode import encode, fits, split
 from unveil.data.read import Rows, blocks, listed, read
 from unveil.data.schema import DENSITIES, Schema, infer
 from unveil.errors import InputError
+from unveil.evidence.tuning import tune_both
 from unveil.feed import digests_of, to_given, to_source, to_tensors
 from unveil.fitted import HELD_OUT_ROWS, Fitted
 from unveil.judge import judge
@@ -184,6 +185,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     vae = _settled(planned, vae)
     expected, drawn = _expected_and_drawn(planned)
     baselines = fit_baselines(_flat(expected), _flat(drawn), schema, vae.num_latents, seed)
+    x, given = to_tensors(schema, planned.covariates, planned.held_out, seed, _device(vae))
     evaluation = judge(
         vae,
         schema,
@@ -201,12 +203,13 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         covariates=planned.covariates,
         settings=planned.settings,
         baselines=baselines,
+        sizes=tune_both(vae, x, given, seed=seed),
         train_digests=digests_of(planned.rows, planned.covariates)[planned.training],
         held_out_digests=digests_of(planned.held_out, planned.covariates),
         history=trained.history,
         evaluation=evaluation,
         ending=str(trained.ending),
-        device=next(vae.parameters()).device,
+        device=_device(vae),
     )
 
 
@@ -215,7 +218,7 @@ def _settled(planned: Plan, vae: VAE) -> VAE:
     lasting = with_lasting_prior(vae, planned.settings.architecture)
     if lasting is vae:
         return vae
-    device, seed = next(vae.parameters()).device, planned.settings.seed
+    device, seed = _device(vae), planned.settings.seed
     x, c = to_tensors(planned.schema, planned.covariates, planned.sample_of_training, seed, device)
     means, sds = posterior_moments(vae, x, c)
     mixture = cast(GaussianMixture, lasting.p_z)
@@ -345,6 +348,10 @@ def _obeying_record(settings: Settings, folder: Path) -> Settings:
         ) from error
     settings.require_same(recorded)
     return replace(settings, recipe=recorded.recipe)
+
+
+def _device(vae: VAE) -> torch.device:
+    return next(vae.parameters()).device
 
 
 def _flat(x: Tensor) -> Tensor:

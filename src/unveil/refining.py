@@ -137,19 +137,15 @@ def refine(
     require_count("num_samples", num_samples, least=1)
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"expected a learning rate above 0, got {learning_rate}")
-    if any(True for _ in family.parameters()):
-        raise ValueError(
-            f"expected a family whose numbers are all a row's own, got {type(family).__name__} "
-            "with parameters that every row shares; take DiagonalGaussian or FullGaussian"
-        )
-    schedule = [0.5 * learning_rate * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+    require_own_numbers(family)
+    schedule = cosine(steps, learning_rate)
     loc, scale = posterior_moments(model, x, given) if start is None else start
     columns: list[tuple[Tensor, ...]] = []
     with torch.no_grad(), RowsAlike():
         # Where a row starts is cut as the rows are, and padded like them.
         places = tiles(torch.stack([loc, scale], dim=1).to(x))
         for tile, place in zip(tiles(x, given), places, strict=True):
-            climb = _Climb(model, family, tile, *place.x.unbind(1))
+            climb = Climb(model, family, tile, *place.x.unbind(1))
             raw = climb.top(schedule, num_samples, seed)
             unmoved, moved = climb.elbos(raw, seed, "refine, judge")
             raw = torch.where((moved > unmoved)[:, None], raw, 0.0)
@@ -161,10 +157,76 @@ def refine(
     return Refined(posterior=posterior, means=means, sds=sds, before=before, after=after)
 
 
+def require_own_numbers(family: Family) -> None:
+    """Raises ValueError for a family with parameters that rows would share."""
+    if any(True for _ in family.parameters()):
+        raise ValueError(
+            f"expected a family whose numbers are all a row's own, got {type(family).__name__} "
+            "with parameters that every row shares; take DiagonalGaussian or FullGaussian"
+        )
+
+
+def cosine(steps: int, learning_rate: float = 0.1) -> list[float]:
+    """The sizes of so many steps, from ``learning_rate`` down to 0.
+
+    >>> cosine(2, learning_rate=1.0)
+    [1.0, 0.5]
+    """
+    return [0.5 * learning_rate * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+
+
+def descend(raw: Tensor, gradient: Callable[[Tensor], Tensor], schedule: Sequence[float]) -> Tensor:
+    """Where a step of each size down ``gradient`` leads each row's numbers, (*place, row, number).
+
+    The step is training's, without weight decay. All of its state is (*place, row, ...), the count
+    of steps included: a row whose gradient is not finite waits, and no other row hears of it.
+
+    >>> descend(torch.full((1, 1, 1), 3.0), lambda raw: 2 * raw, cosine(300)).round(decimals=3)
+    tensor([[[0.]]])
+    """
+    one, alone = torch.ones_like(raw[..., :1]), Recipe(weight_decay=0.0)
+    zeros = torch.zeros_like(raw)
+    state = State({"raw": raw}, {"raw": zeros}, {"raw": zeros}, 0 * one)
+    for size in schedule:
+        slope = gradient(state.parameters["raw"])
+        finite = torch.isfinite(slope).all(-1, keepdim=True)
+        # Adam would remember a cliff that was met early for longer than the climb takes.
+        shrink = slope.norm(dim=-1, keepdim=True).clamp_min(LONGEST_GRADIENT)
+        rate = torch.full_like(one, size)
+        state = plain_update(state, {"raw": slope}, shrink, finite, rate, alone)
+    return state.parameters["raw"]
+
+
+def paired_elbos(
+    model: LatentVariableModel,
+    tile: Tile,
+    posteriors: Sequence[Pushforward],
+    seed: int,
+    purpose: str,
+) -> Tensor:
+    """The ELBO of each row of a tile with each posterior, (posterior, row), nats, float64.
+
+    All of them push the same draws, so that their differences are known better than they are.
+    """
+    noise = tile.noise(seed, purpose, model.num_latents)
+    sums = tile.x.new_zeros(len(posteriors), len(tile.x), dtype=torch.float64)
+    for size in chunks(JUDGING_DRAWS, floats_per_draw=tile.x.numel()):
+        epsilon = noise(size)
+        for sum_, q in zip(sums, posteriors, strict=True):
+            sum_ += log_weights(model, tile, q.push(epsilon), q).double().sum(0)
+    return sums / JUDGING_DRAWS
+
+
+def log_weights(model: LatentVariableModel, tile: Tile, z: Tensor, q: Pushforward) -> Tensor:
+    """log p(x, z) − log q(z), nats, (sample, row)."""
+    return model.log_joint(tile.x, z, tile.given) - q.log_prob(z)
+
+
 @final
 @dataclass(frozen=True)
-class _Climb:
-    """One tile's rows, each with its own parameters of a posterior."""
+class Climb:
+    """One tile's rows, each with its own parameters of a posterior, in units of where it starts:
+    at mean ``loc`` with sd ``scale``, (row, latent)."""
 
     model: LatentVariableModel
     family: Family
@@ -175,29 +237,11 @@ class _Climb:
     def posterior(self, raw: Tensor) -> Rescaled:
         return Rescaled(cast(Pushforward, self.family(raw)), self.loc, self.scale)
 
-    def log_weights(self, z: Tensor, q: Pushforward) -> Tensor:
-        """log p(x, z) − log q(z), nats, (sample, row)."""
-        return self.model.log_joint(self.tile.x, z, self.tile.given) - q.log_prob(z)
-
     def top(self, schedule: Sequence[float], num_samples: int, seed: int) -> Tensor:
-        """The parameters (row, num_parameters) after a step of each size.
-
-        The step is training's, without weight decay. All of its state is (row, ...), the count of
-        steps included: a row whose gradient is not finite waits, and no other row hears of it.
-        """
+        """The parameters (row, num_parameters) after a step of each size."""
         noise = self.tile.noise(seed, "refine", self.model.num_latents)
         zeros = self.loc.new_zeros(len(self.loc), self.family.num_parameters)
-        one, alone = torch.ones_like(zeros[:, :1]), Recipe(weight_decay=0.0)
-        state = State({"raw": zeros}, {"raw": zeros}, {"raw": zeros}, 0 * one)
-        for size in schedule:
-            gradient = self.gradient(state.parameters["raw"], noise(num_samples))
-            finite = torch.isfinite(gradient).all(-1, keepdim=True)
-            # Adam would remember a cliff that was met early for longer than the climb takes.
-            shrink = gradient.norm(dim=-1, keepdim=True).clamp_min(LONGEST_GRADIENT)
-            state = plain_update(
-                state, {"raw": gradient}, shrink, finite, torch.full_like(one, size), alone
-            )
-        return state.parameters["raw"]
+        return descend(zeros, lambda raw: self.gradient(raw, noise(num_samples)), schedule)
 
     def gradient(self, raw: Tensor, noise: Tensor) -> Tensor:
         """The gradient of each row's −ELBO, along the draws' paths alone.
@@ -206,19 +250,13 @@ class _Climb:
         """
         raw = raw.requires_grad_()
         with torch.enable_grad():
-            z = self.posterior(raw).push(noise)
-            elbo = self.log_weights(z, self.posterior(raw.detach())).mean(0)
+            z, q = self.posterior(raw).push(noise), self.posterior(raw.detach())
+            elbo = log_weights(self.model, self.tile, z, q).mean(0)
             (gradient,) = torch.autograd.grad(-elbo.sum(), [raw])
         return gradient
 
     def elbos(self, raw: Tensor, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
         """The ELBO of each row at the start and at raw, (row,), by the same draws."""
-        noise = self.tile.noise(seed, purpose, self.model.num_latents)
         both = self.posterior(torch.zeros_like(raw)), self.posterior(raw)
-        sums = self.loc.new_zeros(2, len(raw), dtype=torch.float64)
-        for size in chunks(JUDGING_DRAWS, floats_per_draw=self.tile.x.numel()):
-            epsilon = noise(size)
-            for sum_, q in zip(sums, both, strict=True):
-                sum_ += self.log_weights(q.push(epsilon), q).double().sum(0)
-        at_start, at_raw = sums / JUDGING_DRAWS
+        at_start, at_raw = paired_elbos(self.model, self.tile, both, seed, purpose)
         return at_start, at_raw

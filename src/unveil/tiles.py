@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unveil.data.encode import digests
@@ -126,6 +126,11 @@ class Tile:
     given: Given
     count: int
 
+    @property
+    def observed(self) -> Tensor:
+        """Which rows show anything at all, (row,)."""
+        return (~torch.isnan(self.x)).flatten(1).any(1)
+
     def noise(self, seed: int, purpose: str, num_latents: int) -> Callable[[int], Tensor]:
         """The rows' own noise, keyed by (seed, purpose, row): successive draws at each call.
 
@@ -161,3 +166,10 @@ def chunks(num_samples: int, floats_per_draw: int) -> Iterator[int]:
     size = max(1, FLOATS_PER_CHUNK // max(1, floats_per_draw))
     for start in range(0, num_samples, size):
         yield min(size, num_samples - start)
+
+
+def floats_per_draw(model: nn.Module, tile: Tile) -> int:
+    """The floats that one draw of z for each row of a tile makes at its widest: the rows' cells, or
+    a layer on the way."""
+    layers = (p.shape[0] for p in model.parameters() if p.dim() > 1)
+    return len(tile.x) * max(tile.x[0].numel(), *layers, 1)

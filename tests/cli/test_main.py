@@ -44,7 +44,22 @@ def test_fit_leaves_model_and_figures(folder: Path) -> None:
 
 def test_evaluate_writes_what_it_prints(folder: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "e.json"
-    assert run(["evaluate", str(folder), "digits", "--draws", "5", "--json", str(out)]) == 0
+    assert (
+        run(
+            [
+                "evaluate",
+                str(folder),
+                "digits",
+                "--draws",
+                "5",
+                "--budget",
+                "0.01",
+                "--json",
+                str(out),
+            ]
+        )
+        == 0
+    )
     document = json.loads(out.read_text())
     assert document["format_version"] == 1
     assert document["lower"]["guarantee"] == "in_expectation"
@@ -123,7 +138,7 @@ def test_check_is_right_and_says_so(tmp_path: Path, capsys) -> None:
     assert run(["check", "--json", str(out)]) == 0
     document = json.loads(out.read_text())
     assert document["right"] is True
-    assert len(document["lines"]) == 12
+    assert len(document["lines"]) == 24
     assert "WRONG" not in capsys.readouterr().out
 
 
@@ -137,7 +152,8 @@ def test_check_would_notice(monkeypatch, capsys) -> None:
         from dataclasses import replace
 
         right = whole(*args, **kwargs)
-        return replace(right, log_evidence=right.log_evidence + np.log(right.num_samples))
+        more = right.weights.log_mean + np.log(right.num_samples)
+        return replace(right, weights=replace(right.weights, log_mean=more))
 
     monkeypatch.setattr(check, "importance", forgets)
     assert run(["check"]) == 1
@@ -146,7 +162,9 @@ def test_check_would_notice(monkeypatch, capsys) -> None:
 
 def test_quiet_prints_nothing(folder: Path, tmp_path: Path, capsys) -> None:
     assert run(["sample", str(folder), "-n", "2", "-o", str(tmp_path / "s.npy"), "--quiet"]) == 0
-    assert run(["evaluate", str(folder), "digits", "--draws", "2", "--quiet"]) == 0
+    assert (
+        run(["evaluate", str(folder), "digits", "--draws", "2", "--budget", "0.01", "--quiet"]) == 0
+    )
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -309,4 +327,6 @@ def test_what_was_given_rides_along_and_must_be_a_number_that_is_one(tmp_path, c
     assert "expected a number for covariate 'age'" in said(capsys)
     assert run([*sample, "age=33"]) == 0
     assert set(read(str(out), given=["age"]).given["age"].tolist()) == {33.0}
-    assert run(["evaluate", str(model), str(out), "--draws", "2", "--quiet"]) == 0
+    assert (
+        run(["evaluate", str(model), str(out), "--draws", "2", "--budget", "0.01", "--quiet"]) == 0
+    )

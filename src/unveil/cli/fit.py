@@ -21,8 +21,9 @@ CHECKPOINTS = "checkpoint"
 UNFINISHED = "unfinished"
 # All that a model folder holds; a folder with anything else in it is somebody's.
 OURS = {
-    "model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors", "model.json",
-    "history.jsonl", "evaluation.json", "README.md", "figures", CHECKPOINTS,
+    "model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors",
+    "annealing.safetensors", "model.json", "history.jsonl", "evaluation.json", "README.md",
+    "figures", CHECKPOINTS,
 }  # fmt: skip
 INTERRUPTED = 130
 MOST_ROWS_DRAWN = 2_000

@@ -2,16 +2,18 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from unveil.evaluation import Evaluation
 from unveil.evidence.bound import Bound
 from unveil.evidence.check import Estimate, Identity
-from unveil.evidence.evaluation import Evaluation
+from unveil.evidence.sandwich import Certificate
 from unveil.training import Progress as Step
 
 # Latents listed one by one; more than these would push the bound off the screen.
@@ -93,27 +95,81 @@ def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("value", justify="right")
     table.add_column("what it is worth", overflow="fold")
-    table.add_row("log p(x) ≥", _number(e.lower.value), worth(e.lower))
-    if e.upper.value is None:
-        table.add_row("log p(x) ≤", "unknown", e.upper.reason)
-    else:
-        table.add_row("log p(x) ≤", _number(e.upper.value), worth(e.upper))
+    for sign, bound in (("log p(x) ≥", e.lower), ("log p(x) ≤", e.upper)):
+        told = bound.reason if bound.value is None else worth(bound)
+        table.add_row(sign, _number(bound.value), told)
+    if e.simulated is not None:
+        table.add_row("on simulated rows", *_of_simulated(e.simulated))
     table.add_row("ELBO", _number(e.elbo), "−(distortion + rate), lower in expectation")
     table.add_row("  distortion", _number(e.distortion), "−E_q log p(x|z)")
     table.add_row("  rate", _number(e.rate), "KL(q(z|x) ‖ p(z))")
+    if e.gap is not None:
+        table.add_row("  amortisation gap", *_of_gap(e.gap["amortisation"], "at least", "encoder"))
+        side = "at most" if (e.gap["approximation"] or {}).get("side") else "about"
+        table.add_row("  approximation gap", *_of_gap(e.gap["approximation"], side, "family"))
+        table.add_row("  encoder gap", *_of_gap(e.gap["encoder"], "more", "encoder on new rows"))
     if e.bits_per_dim is not None:
         table.add_row("bits per dimension", _number(e.bits_per_dim, 4), "of the lower bound")
     total = "" if e.kl_per_unit is None else f" of {len(e.kl_per_unit)}"
     table.add_row("active units", f"{e.active_units}{total}", _units(e.kl_per_unit))
-    draws = e.lower.settings.get("num_samples")
+    if e.latents is not None and "mutual_information" in e.latents:
+        table.add_row("mutual information", *_of_information(e.latents))
+    draws = e.settings["draws"]
+    khat = "" if e.khat is None else f"; median k̂ {e.khat['0.5']:.2f}, largest {e.khat['1']:.2f}"
     table.add_row(
-        "effective draws", f"{e.ess['0.5']:.1f}", f"median of {draws}; least {e.ess['0']:.1f}"
+        "effective draws", f"{e.ess['0.5']:.1f}", f"median of {draws}; least {e.ess['0']:.1f}{khat}"
     )
+    if e.calibration is not None:
+        table.add_row("calibration", *_of_calibration(e.calibration))
     table.add_row("independent columns", _number(e.baselines["independent"]), "baseline")
     table.add_row("probabilistic PCA", _number(e.baselines["ppca"]), "baseline")
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if e.words:
+        console.print(f"\n{e.words}")
+    if e.simulated is not None:
+        told = ", ".join(f"{name} {value}" for name, value in e.settings.items())
+        console.print(f"\nsettings: {told}")
     for warning in e.warnings:
         warn(warning, quiet)
+
+
+def _of_simulated(certificate: Certificate) -> tuple[str, str]:
+    """The certificate: where log p(x) lies, and how like the rows are."""
+    lower, upper = certificate.lower, certificate.upper
+    assert lower.value is not None and upper.value is not None
+    assert lower.delta is not None and upper.delta is not None
+    sure = 1 - lower.delta - upper.delta
+    return (
+        f"{upper.value - lower.value:.3f}",
+        f"wide: [{lower.value:.3f}, {upper.value:.3f}], certified {sure:.0%}; real rows are told "
+        f"from them in {0.5 + certificate.likeness.furthest:.0%} of pairs",
+    )
+
+
+def _of_gap(gap: Mapping[str, Any] | None, side: str, whose: str) -> tuple[str, str]:
+    """A part of the gap between the ELBO and log p(x)."""
+    if gap is None:
+        return "unknown", "no upper bound" if whose == "family" else "no row was trained on"
+    error = "" if gap["se"] is None else f"; ± {gap['se']:.3f} (rows)"
+    return _number(gap["value"]), f"{side}: what the {whose} loses{error}"
+
+
+def _of_information(latents: Mapping[str, Any]) -> tuple[str, str]:
+    """What the latents hold of a row."""
+    between = latents["mutual_information"]
+    low, high = between["lower"]["value"], between["upper"]["value"]
+    return _number(low), f"to {high:.3f}: what z says of which row it is"
+
+
+def _of_calibration(calibration: Mapping[str, Any]) -> tuple[str, str]:
+    """Whether draws of q(z|x) stand as those of the posterior would, on simulated rows."""
+    rejected = calibration["rejected"]
+    coverage = calibration["coverage"]["0.9"]
+    return (
+        "rejected" if rejected else "passed",
+        f"90 % regions of q(z|x) hold z in {coverage:.0%} of simulated rows",
+    )
 
 
 def worth(bound: Bound) -> str:
@@ -128,8 +184,7 @@ def worth(bound: Bound) -> str:
         for error, what in ((bound.mc_se, "draws"), (bound.data_se, "rows"))
         if error is not None
     ]
-    guarantee = (bound.guarantee or "").replace("_", " ")
-    return "; ".join(filter(None, (f"{guarantee}, {bound.method}", ", ".join(errors))))
+    return "; ".join(filter(None, (f"{bound.claim}, {bound.method}", ", ".join(errors))))
 
 
 def show_check(identities: Sequence[Identity], estimates: Sequence[Estimate], quiet: bool) -> None:

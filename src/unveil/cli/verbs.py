@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from unveil.data.read import Rows
+    from unveil.evidence.effort import Effort
     from unveil.fitted import Fitted
 
 Model = Annotated[Path, Parameter(help="Folder that unveil fit wrote.")]
@@ -34,17 +35,67 @@ def evaluate(
     data: Data,
     /,
     *,
-    draws: Annotated[int, Parameter(help="Draws of z per row.")] = 1000,
+    draws: Annotated[int | None, Parameter(help="Draws of z per row; 1000 unless named.")] = None,
+    budget: Annotated[
+        float | None, Parameter(help="Seconds that annealing and diagnosing may take.")
+    ] = None,
+    delta: Annotated[
+        float | None, Parameter(help="Chance that certified ends may fail with; 0.05 unless named.")
+    ] = None,
+    replay: Annotated[
+        Path | None, Parameter(help="JSON of an earlier evaluation, whose settings are used.")
+    ] = None,
     common: Common = DEFAULT,
 ) -> None:
     """How good is the model on these rows, and how sure is that?"""
     from unveil.cli.screen import bar, show_evaluation
+    from unveil.fitted import DELTA, DRAWS
 
+    effort, seed = None, common.seed
+    if replay is not None:
+        _require_alone(draws, budget, delta)
+        effort, seed = _settings_of(replay)
     fitted = _open(model, common)
-    with bar("evaluating", common.quiet) as on_tile:
-        result = fitted.evaluate(data, draws=draws, seed=common.seed, on_tile=on_tile)
+    with bar("evaluating", common.quiet) as on_part:
+        result = fitted.evaluate(
+            data,
+            draws=DRAWS if draws is None else draws,
+            budget=budget,
+            delta=DELTA if delta is None else delta,
+            effort=effort,
+            seed=seed,
+            on_part=on_part,
+        )
     show_evaluation(result, common.quiet)
     common.finish(result.document())
+
+
+def _require_alone(*others: object) -> None:
+    """Raises InputError for what would contradict an earlier evaluation's settings."""
+    from unveil.errors import InputError
+
+    if any(other is not None for other in others):
+        raise InputError(
+            "expected --replay without --draws, --budget or --delta, whose values it takes from "
+            "the file, but one of them came as well; leave it out"
+        )
+
+
+def _settings_of(replay: Path) -> "tuple[Effort, int]":
+    """The settings and the seed of an earlier evaluation. Raises InputError for a file that holds
+    none."""
+    from unveil.errors import InputError
+    from unveil.evidence.effort import Effort
+    from unveil.storage import read_document
+
+    try:
+        settings = read_document(replay)["settings"]
+        return Effort.from_document(settings), int(settings["seed"])
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(
+            f"expected the --json of an earlier unveil evaluate in {replay}, but its settings are "
+            f"not there ({error!r}); name a file that evaluate wrote"
+        ) from error
 
 
 def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFAULT) -> None:

@@ -7,9 +7,15 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from unveil.evidence.evaluation import draw_error
+from unveil.evidence.annealing import Schedule, anneal, anneal_back
+from unveil.evidence.closed_form import exact_evidence
 from unveil.evidence.importance import importance
 from unveil.evidence.linear_gaussian import GaussianPosterior, LinearGaussian
+from unveil.evidence.quadrature import quadrature
+from unveil.evidence.row_bounds import draw_error, lower, tangent, upper
+from unveil.evidence.simulated import simulate
+from unveil.evidence.starts import FromPosterior, FromPrior
+from unveil.evidence.tuning import tune
 from unveil.families import Conditional, raw_of
 from unveil.latent import VAE
 from unveil.likelihoods.real import Gaussian
@@ -131,7 +137,57 @@ def _estimates(title: str, model: LinearGaussian, x: Tensor, seed: int) -> list[
         estimate=float(result.log_evidence.mean()),
         error=draw_error(result.log_evidence_variance, row_digests(x)) or 0.0,
     )
-    return [*lines, evidence]
+    return [
+        *lines,
+        evidence,
+        *_by_annealing(title, model, vae, seed),
+        *_known(title, model, vae, x),
+    ]
+
+
+def _by_annealing(title: str, model: LinearGaussian, vae: VAE, seed: int) -> list[Estimate]:
+    """log p(x) of simulated rows by annealing there and back, and by the tangent."""
+    x, z = simulate(vae, torch.zeros(ROWS, CELLS, dtype=torch.float64), seed=seed)
+    near, far = (
+        Schedule(start=start, sizes=tune(vae, start, x, seed=seed), num_temperatures=temperatures)
+        for start, temperatures in ((FromPosterior(), 40), (FromPrior(), 100))
+    )
+    there, from_prior = (anneal(vae, x, way, seed=seed).weights for way in (near, far))
+    back = anneal_back(vae, x, z, near, seed=seed).weights
+    bounds = (
+        lower(near.start.method, there, {}),
+        lower(far.start.method, from_prior, {}),
+        upper(f"{near.start.method}, back", "in_expectation", back, {}),
+        tangent(f"tangent to {far.start.method}", there, from_prior, {}),
+    )
+    exact, digests = float(model.log_evidence(x).mean()), row_digests(x)
+    return [
+        Estimate(
+            quantity=f"log p(x) by {rows.method} ({title})",
+            exact=exact,
+            estimate=float(rows.values.mean()),
+            error=draw_error(rows.variance, digests) or 0.0,
+        )
+        for rows in bounds
+    ]
+
+
+def _known(title: str, model: LinearGaussian, vae: VAE, x: Tensor) -> list[Estimate]:
+    """log p(x) as the model's own form has it, and by quadrature, whose error is no chance."""
+    form, grid = exact_evidence(vae, x), quadrature(vae, x)
+    assert form is not None
+    return [
+        Estimate(
+            quantity=f"log p(x) by {name} ({title})",
+            exact=float(model.log_evidence(x).mean()),
+            estimate=float(values.mean()),
+            error=error,
+        )
+        for name, values, error in (
+            ("its closed form", form, 0.0),
+            ("quadrature", grid.log_evidence, float(grid.error.max())),
+        )
+    ]
 
 
 def linear_vae(model: LinearGaussian, q: GaussianPosterior) -> VAE:

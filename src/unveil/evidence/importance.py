@@ -1,16 +1,15 @@
 """Importance sampling of the evidence: p(x) = E_q[w], w = p(x, z)/q(z|x)."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
 
+from unveil.evidence.weights import Tally, Weights
 from unveil.latent import LatentVariableModel
 from unveil.shapes import Given, PerRow, PerUnit, Rows
-from unveil.tiles import RowsAlike, Tile, chunks, tiles
+from unveil.tiles import RowsAlike, Tile, chunks, floats_per_draw, tiles
 from unveil.units import rate_per_unit
 
 
@@ -19,17 +18,15 @@ from unveil.units import rate_per_unit
 class Importance:
     """What K draws per row say, all per row in nats, float64; bitwise functions of the row.
 
-    ``log_evidence`` is log (1/K) Σ w_k (Burda et al. 2016), a lower bound on log p(x) in
-    expectation. ``distortion`` averages over the same draws; ``rate`` too, unless the KL has a
-    closed form. ``ess`` is (Σw)²/Σw², from 1 to K. ``rate_per_unit`` is (row, latent), or None
-    when the KL does not split over latents.
+    ``weights`` are those of the draws: their log_mean is a lower bound on log p(x) in expectation
+    (Burda et al. 2016). ``distortion`` averages over the same draws; ``rate`` too, unless the KL
+    has a closed form. ``rate_per_unit`` is (row, latent), or None when the KL does not split over
+    latents; ``means`` (row, latent) are those of q.
     """
 
-    num_samples: int
-    log_evidence: PerRow
+    weights: Weights
     distortion: PerRow
     rate: PerRow
-    ess: PerRow
     rate_per_unit: PerUnit | None
     means: PerUnit
 
@@ -39,15 +36,32 @@ class Importance:
         return -(self.distortion + self.rate)
 
     @property
-    def log_evidence_variance(self) -> PerRow | None:
-        """Variance of log_evidence over draws, by the delta method; None for a single draw.
+    def num_samples(self) -> int:
+        return self.weights.num_samples
 
-        Var(w̄)/w̄² = (1/ESS − 1/K) K/(K − 1)
-        """
-        if self.num_samples == 1:
-            return None
-        spread = (1 / self.ess - 1 / self.num_samples).clamp(min=0.0)
-        return spread * self.num_samples / (self.num_samples - 1)
+    @property
+    def log_evidence(self) -> PerRow:
+        return self.weights.log_mean
+
+    @property
+    def log_evidence_variance(self) -> PerRow | None:
+        return self.weights.log_mean_variance
+
+    @property
+    def ess(self) -> PerRow:
+        return self.weights.ess
+
+    @classmethod
+    def joined(cls, parts: Sequence["Importance"]) -> "Importance":
+        """The rows of all parts, in their order. Raises as ``Weights.joined`` does."""
+        units = [part.rate_per_unit for part in parts if part.rate_per_unit is not None]
+        return cls(
+            weights=Weights.joined([part.weights for part in parts]),
+            distortion=torch.cat([part.distortion for part in parts]),
+            rate=torch.cat([part.rate for part in parts]),
+            rate_per_unit=torch.cat(units) if units else None,
+            means=torch.cat([part.means for part in parts]),
+        )
 
 
 def importance(
@@ -57,13 +71,15 @@ def importance(
     num_samples: int,
     seed: int = 0,
     given: Given = None,
+    delta: float = 0.05,
     on_tile: Callable[[float], None] = lambda fraction: None,
 ) -> Importance:
     """Weigh ``num_samples`` draws of q(z|x) for each row x (row, *event).
 
-    Memory is bounded whatever the number of draws and rows. ``on_tile`` hears the share that is
-    done. Raises ValueError when num_samples is below 1, ArithmeticError for a weight that is NaN
-    or +∞ (−∞ is legal: such a z cannot have made x).
+    Memory is bounded whatever the number of draws and rows. ``delta`` is what each row's certified
+    bound may fail with, ``on_tile`` hears the share that is done. Raises ValueError when
+    num_samples is below 1 or delta outside (0, 1), ArithmeticError for a weight that is NaN or +∞
+    (−∞ is legal: such a z cannot have made x).
 
     >>> import unveil
     >>> from torch import nn
@@ -76,65 +92,36 @@ def importance(
     >>> result.log_evidence.shape, bool((result.ess <= 10).all())
     (torch.Size([4]), True)
     """
-    if num_samples < 1:
-        raise ValueError(f"expected at least 1 draw per row, got {num_samples}")
-    parts, done = [], 0
+    parts = []
     with torch.no_grad(), RowsAlike():
         for tile in tiles(x, given):
-            parts.append(_weigh(model, tile, num_samples, seed))
-            done += tile.count
-            on_tile(done / len(x))
-    columns = {
-        name: torch.cat([part[name] for part in parts])
-        for name in parts[0]
-        if parts[0][name] is not None
-    }
-    bad = ~(columns["log_evidence"] < math.inf)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ArithmeticError(
-            f"expected finite log-weights, got {float(columns['log_evidence'][row])} in row {row}; "
-            "the model's densities overflow there"
-        )
-    return Importance(
-        num_samples=num_samples,
-        **{"rate_per_unit": None, **columns},  # pyright: ignore[reportArgumentType]
-    )
+            parts.append(_weigh(model, tile, num_samples, seed, delta))
+            on_tile(min(1.0, len(parts) * len(tile.x) / len(x)))
+    return Importance.joined(parts)
 
 
 def _weigh(
-    model: LatentVariableModel, tile: Tile, num_samples: int, seed: int
-) -> dict[str, Tensor | None]:
+    model: LatentVariableModel, tile: Tile, num_samples: int, seed: int, delta: float
+) -> Importance:
     """The figures of one tile's real rows, accumulated in float64 over chunks of draws."""
+    tally = Tally(num_samples, len(tile.x), delta)
     q, p = model.posterior(tile.x, tile.given), model.prior(tile.given)
     noise = tile.noise(seed, "importance", model.num_latents)
-    rows, observed = len(tile.x), (~torch.isnan(tile.x)).flatten(1).any(1).cpu()
-    log_sum = torch.full((rows,), -math.inf, dtype=torch.float64)
-    log_sum_squares = log_sum.clone()
-    log_likelihood, rate = torch.zeros(2, rows, dtype=torch.float64)
-    for size in chunks(num_samples, floats_per_draw=rows * _widest(model, tile)):
+    log_likelihood, rate = torch.zeros(2, len(tile.x), dtype=torch.float64)
+    for size in chunks(num_samples, floats_per_draw=floats_per_draw(model, tile)):
         particles = model.particles(tile.x, noise(size), tile.given)
-        log_w = particles.log_weights.double().cpu()
-        log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-        log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
+        tally.add(particles.log_weights)
         log_likelihood += particles.log_likelihood.double().sum(0).cpu()
         rate += size / num_samples * q.kl(p, particles.z).double().cpu()
     units = rate_per_unit(q, p)
     if units is not None:
-        rate = units.double().sum(-1).cpu()
-    figures = {
-        # Nothing observed: p(∅) = 1, whatever the draws say.
-        "log_evidence": torch.where(observed, log_sum - math.log(num_samples), 0.0),
-        "distortion": -log_likelihood / num_samples,
-        "rate": rate,
-        # Where no draw can have made x, all weights are alike in being zero: one draw's worth.
-        "ess": torch.where(log_sum > -math.inf, torch.exp(2 * log_sum - log_sum_squares), 1.0),
-        "rate_per_unit": None if units is None else units.double().cpu(),
-        "means": q.moments(tile.noise(seed, "moments", model.num_latents))[0].double().cpu(),
-    }
-    return {name: None if t is None else t[: tile.count] for name, t in figures.items()}
-
-
-def _widest(model: LatentVariableModel, tile: Tile) -> int:
-    """The floats that one row of z makes at its widest: its cells, or a layer on the way."""
-    return max(tile.x[0].numel(), *(p.shape[0] for p in model.parameters() if p.dim() > 1), 1)
+        units = units.double().cpu()
+        rate = units.sum(-1)
+    means, _ = q.moments(tile.noise(seed, "moments", model.num_latents))
+    return Importance(
+        weights=tally.result(tile.observed)[: tile.count],
+        distortion=(-log_likelihood / num_samples)[: tile.count],
+        rate=rate[: tile.count],
+        rate_per_unit=None if units is None else units[: tile.count],
+        means=means.double().cpu()[: tile.count],
+    )

@@ -58,6 +58,12 @@ class VonMises(Family):
         log_unit = self.log_unit.to(raw.dtype)
         return Cells(base, event_dims=len(self.event_shape), log_unit=log_unit)
 
+    def log_supremum(self, x: Tensor) -> Tensor:
+        """The density at the mean, at the highest concentration."""
+        top = VonMisesDensity(torch.cos(x), torch.sin(x), torch.full_like(x, self.floor**-2))
+        log_unit = self.log_unit.to(x.dtype)
+        return Cells(top, event_dims=len(self.event_shape), log_unit=log_unit).log_prob(x)
+
     def start_at(self, x: Tensor) -> Tensor:
         """The mean direction: that of the mean point, which has no seam."""
         points = torch.stack([torch.cos(x), torch.sin(x)], dim=1)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from unveil.distributions import Binary, Cells
-from unveil.families import Family, as_shape, split_parameters
+from unveil.families import MassFamily, as_shape, split_parameters
 
 # A cell that was always 0 may still be 1 in a new row.
 FARTHEST_START = 1e-3
 
 
 @final
-class Bernoulli(Family):
+class Bernoulli(MassFamily):
     """Cells that are 0 or 1: log P(x|z) = x log π + (1 − x) log(1 − π), π = sigmoid(raw).
 
     >>> Bernoulli(3)(torch.zeros(2, 3)).log_prob(torch.ones(2, 3)).exp()

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from unveil.distributions import Cells, Plain, draw
 from unveil.families import (
-    Family,
+    MassFamily,
     as_shape,
     beside_cells,
     positive,
@@ -91,7 +91,7 @@ def _require_classes(num_classes: int) -> None:
 
 
 @final
-class Categorical(Family):
+class Categorical(MassFamily):
     """Cells of C classes without an order: log P(k|z) = raw_k − log Σ_l exp raw_l.
 
     raw (..., C · cells) holds a logit of every class for each cell, class by class. Values are
@@ -119,7 +119,7 @@ class Categorical(Family):
 
 
 @final
-class Ordinal(Family):
+class Ordinal(MassFamily):
     """Cells of C classes in an order: one location m per cell, against cut points per column.
 
         P(x ≤ k|z) = σ(c_k − m),   c_0 < c_1 < … < c_{C−2}

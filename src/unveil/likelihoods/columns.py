@@ -51,6 +51,14 @@ class Columns(Family):
             ]
         )
 
+    def log_supremum(self, x: Tensor) -> Tensor:
+        families = cast(Sequence[Family], self.families)
+        of_parts = [
+            family.log_supremum(x[:, cast(Tensor, getattr(self, f"columns_{number}"))])
+            for number, family in enumerate(families)
+        ]
+        return torch.stack(of_parts).sum(0)
+
     def start_at(self, x: Tensor) -> Tensor:
         families = cast(Sequence[Family], self.families)
         return torch.cat(

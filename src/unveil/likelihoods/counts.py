@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from unveil.distributions import Cells, Plain, draw
-from unveil.families import Family, as_shape, split_parameters
+from unveil.families import MassFamily, as_shape, split_parameters
 from unveil.likelihoods.scale import LocationScale, Scale
 
 # Above 2²⁴ float32 no longer holds every whole number, so no count is up there, and a mean that
@@ -122,7 +122,7 @@ def log_start(mean: Tensor) -> Tensor:
 
 
 @final
-class Poisson(Family):
+class Poisson(MassFamily):
     """Counts whose variance is their mean: log P(x|z) = x log μ − μ − log x!, log μ = raw.
 
     raw (..., cells) holds a log mean per cell, so that a log exposure adds to it (see
@@ -146,7 +146,7 @@ class Poisson(Family):
 
 
 @final
-class NegativeBinomial(LocationScale):
+class NegativeBinomial(MassFamily, LocationScale):
     """Counts that vary more than a Poisson's: mean μ, variance μ + αμ², log μ = raw.
 
         log P(x|z) = log Γ(x + r) − log Γ(r) − log x! + r log r/(r + μ) + x log μ/(r + μ),  r = 1/α

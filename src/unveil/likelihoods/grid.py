@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MixtureSameFamily
 
 from unveil import distributions
 from unveil.distributions import Cells
-from unveil.families import Family, as_shape, beside_cells, side_by_side
+from unveil.families import MassFamily, as_shape, beside_cells, side_by_side
 from unveil.likelihoods.scale import CellScale, LocationScale, Scale
 from unveil.likelihoods.start import solve
 
@@ -20,7 +20,7 @@ FARTHEST_START = 1e-3
 
 
 @final
-class DiscretizedLogistic(LocationScale):
+class DiscretizedLogistic(MassFamily, LocationScale):
     """Cells on a grid (grey levels, integers, rounded readings), as true probabilities.
 
     P(x) is the mass that a logistic puts on x ± step/2; ``low`` and ``high`` take their tails.
@@ -57,7 +57,7 @@ class DiscretizedLogistic(LocationScale):
 
 
 @final
-class DiscretizedLogisticMixture(Family):
+class DiscretizedLogisticMixture(MassFamily):
     """Cells on a grid, as true probabilities with several modes.
 
         P(x) = Σ_k π_k P_k(x),   P_k a discretized logistic with location μ_k and spread s_k

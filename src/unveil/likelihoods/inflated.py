@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from unveil.distributions import Cells, Plain, draw
-from unveil.families import Family
+from unveil.families import Family, MassFamily
 
 
 @final
@@ -48,7 +48,7 @@ def _(distribution: WithExtraZeros, shape: Sequence[int], generator: Generator) 
 
 
 @final
-class ZeroInflated(Family):
+class ZeroInflated(MassFamily):
     """Cells of another family, with extra zeros: P(0) = π + (1 − π) p(0), P(x) = (1 − π) p(x).
 
     ``family`` is any that gives cells a mass and has 0 among its values, in model units: a Poisson,

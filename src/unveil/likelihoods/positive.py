@@ -32,6 +32,9 @@ class LogNormal(LocationScaleDensity):
     def density(self, loc: Tensor, scale: Tensor) -> "LogNormalDensity":
         return LogNormalDensity(loc, scale)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        return torch.log(x)
+
     def start_at(self, x: Tensor) -> Tensor:
         # A column that these rows never show starts at its unit.
         return self.start(x.nanmean(0).nan_to_num(nan=1.0))

@@ -50,6 +50,13 @@ class ContinuousBernoulli(Family):
         log_unit = self.log_unit.to(raw.dtype)
         return Cells(base, event_dims=len(self.event_shape), log_unit=log_unit)
 
+    def log_supremum(self, x: Tensor) -> Tensor:
+        """The density at an end, where the mean is as near to it as the floor lets it be."""
+        steepest = ContinuousBernoulliDensity(torch.full_like(x, -1 / self.floor))
+        log_unit = self.log_unit.to(x.dtype)
+        cells = Cells(steepest, event_dims=len(self.event_shape), log_unit=log_unit)
+        return cells.log_prob(torch.where(torch.isnan(x), x, 0.0))
+
     def start(self, mean: Tensor) -> Tensor:
         # The floor keeps the mean that far from an end; twice as far is reached with a gradient.
         within = mean.flatten().clamp(2 * self.floor, 1 - 2 * self.floor)

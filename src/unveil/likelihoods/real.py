@@ -46,6 +46,15 @@ class LocationScaleDensity(LocationScale, ABC):
         log_unit = self.log_unit.to(loc.dtype)
         return Cells(base, event_dims=len(self.event_shape), log_unit=log_unit)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """The location that gives each cell of x its highest density, at any spread."""
+        return x
+
+    def log_supremum(self, x: Tensor) -> Tensor:
+        """The density at the best location and the smallest spread that the family can have."""
+        with torch.no_grad():
+            return self.cells(self.nearest(x), self.smallest_scale.to(x.dtype)).log_prob(x)
+
 
 @final
 class Gaussian(LocationScaleDensity):

@@ -85,6 +85,12 @@ class LocationScale(Family, ABC):
     def cells(self, loc: Tensor, scale: Tensor) -> Cells:
         """The distribution of the cells, given location and spread of each."""
 
+    @property
+    def smallest_scale(self) -> Tensor:
+        """The spread that none is below, broadcasting to the cells."""
+        lowest = [torch.full_like(self.floor, -math.inf)] * self.scale.outputs_per_cell
+        return cast(Tensor, self.scale(lowest, self.floor))
+
     def forward(self, raw: Tensor) -> Cells:
         loc, *predicted = split_parameters(raw, self.event_shape)
         return self.cells(loc, cast(Tensor, self.scale(predicted, self.floor.to(loc.dtype))))
