@@ -62,7 +62,7 @@ def test_evaluate_writes_what_it_prints(folder: Path, tmp_path: Path, capsys) ->
     )
     document = json.loads(out.read_text())
     assert document["format_version"] == 1
-    assert document["lower"]["guarantee"] == "in_expectation"
+    assert document["lower"]["guarantee"] == "certified"
     assert document["lower"]["settings"] == {"num_samples": 5, "seed": 0}
     printed = capsys.readouterr().out
     assert f"{document['lower']['value']:.3f}" in printed
