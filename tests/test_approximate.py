@@ -190,3 +190,18 @@ def test_what_is_no_log_density_is_refused(
 def test_a_family_over_other_latents_is_refused() -> None:
     with pytest.raises(ValueError, match=r"over 2 latents, got one over \(3,\)"):
         approximate(banana, 2, unveil.FullGaussian(3))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_a_learning_rate_that_climbs_nowhere_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="expected a learning rate above 0"):
+        approximate(banana, 2, learning_rate=rate)
+
+
+def test_a_density_of_another_number_of_latents_is_refused_in_a_sentence() -> None:
+    def of_three(z: Tensor) -> Tensor:
+        a, b, c = z.unbind(-1)
+        return -(a**2 + b**2 + c**2)
+
+    with pytest.raises(ValueError, match="got an error for z of shape"):
+        approximate(of_three, 2)

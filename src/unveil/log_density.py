@@ -65,9 +65,9 @@ def approximate(
 
     What is returned has one row, whose evidence is Z: its ``khat`` judges q, its ``evidence``
     bounds log Z, its ``draw_hmc`` corrects q. Raises ValueError for a log-density that torch cannot
-    differentiate or that has another shape, for a family over another number of latents, and for
-    less than one step or draw; ArithmeticError for a log-density that is NaN or +∞, or −∞
-    everywhere, at the points of a first look.
+    differentiate or that has another shape, for a family over another number of latents, for a
+    learning rate that is not above 0, and for less than one step or draw; ArithmeticError for a
+    log-density that is NaN or +∞, or −∞ everywhere, at the points of a first look.
     Source: Kucukelbir et al. 2017 (automatic differentiation variational inference), with the path
     gradient of Roeder, Wu & Duvenaud 2017.
 
@@ -79,6 +79,10 @@ def approximate(
     require_count("dim", dim, least=1)
     require_count("steps", steps, least=1)
     require_count("num_samples", num_samples, least=1)
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise ValueError(
+            f"expected a learning rate above 0, got {learning_rate}; leave it out for a usual one"
+        )
     family = FullGaussian(dim) if family is None else family
     if family.event_shape != (dim,):
         raise ValueError(
@@ -277,7 +281,7 @@ def _require_log_density(log_density: Density, dim: int) -> None:
     z = start.requires_grad_()
     try:
         value = log_density(z)
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise ValueError(
             f"expected a log-density of z (..., {dim}) in torch's operations, got an error for z "
             f"of shape {tuple(z.shape)}: {error}; let it take any axes before the last, and no "
