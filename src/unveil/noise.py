@@ -5,7 +5,8 @@ Training noise is a function of (seed, epoch, step). Evaluation noise is a funct
 stands and whatever stands beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import final
 
@@ -55,12 +56,23 @@ class RowStreams:
 
     def normal(self, num_samples: int, *shape: int) -> Tensor:
         """The next standard normal draws, (sample, row, *shape), float64."""
-        return _stack([s.standard_normal((num_samples, *shape)) for s in self._streams])
+        return self._read(num_samples, shape, lambda s, out: s.standard_normal(out=out))
 
     def uniform(self, num_samples: int, *shape: int) -> Tensor:
         """The next draws from U[0, 1), (sample, row, *shape), float64."""
-        return _stack([s.random((num_samples, *shape)) for s in self._streams])
+        return self._read(num_samples, shape, lambda s, out: s.random(out=out))
 
+    def _read(
+        self, num_samples: int, shape: tuple[int, ...], fill: Callable[..., object]
+    ) -> Tensor:
+        """(sample, row, *shape): every row's own stream, the rows shared among threads."""
+        drawn = np.empty((len(self._streams), num_samples, *shape))  # a stream fills one piece
+        threads = torch.get_num_threads()
 
-def _stack(per_row: Sequence[NDArray[np.float64]]) -> Tensor:
-    return torch.from_numpy(np.stack(per_row, axis=1))
+        def read(first: int) -> None:
+            for row in range(first, len(drawn), threads):
+                fill(self._streams[row], drawn[row])
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, range(threads)))
+        return torch.from_numpy(drawn).movedim(0, 1).contiguous()

@@ -8,6 +8,7 @@ beside it.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, final
 
 import numpy as np
@@ -17,13 +18,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unveil.data.encode import digests
+from unveil.latent import LatentVariableModel
 from unveil.noise import RowStreams
-from unveil.shapes import Given, Rows
+from unveil.shapes import Given, Latents, PerDraw, Rows
 
 ROWS_PER_TILE = 256
 # Floats in one chunk of decoder outputs: large enough to keep the cores busy, small enough (16 MB)
 # to be reused rather than allocated afresh.
 FLOATS_PER_CHUNK = 2**22
+# Floats that a core's own cache holds: what a decoder makes of draws is read again by the next
+# layer.
+FLOATS_IN_CACHE = 2**20
 
 
 # A CPU's matrix product rounds every row alike only where the inner dimension fills whole lines of
@@ -94,13 +99,16 @@ def _filled_convolution(x: Tensor, weight: Tensor, *settings: Any) -> tuple[Any,
 def _is_of_one_tensor(func: Any, args: tuple[Any, ...]) -> bool:
     """Whether an operation makes each number of one tensor into another by itself."""
     return (
-        torch.Tag.pointwise in func.tags
-        and func not in COPIES
-        and not func._schema.is_mutable
+        _is_elementwise(func)
         and isinstance(args[0], Tensor)
         and args[0].is_floating_point()
         and not any(isinstance(arg, Tensor) for arg in args[1:])
     )
+
+
+@cache
+def _is_elementwise(func: Any) -> bool:
+    return torch.Tag.pointwise in func.tags and func not in COPIES and not func._schema.is_mutable
 
 
 def _in_whole_vectors(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
@@ -113,6 +121,8 @@ def _in_whole_vectors(function: Callable[[Tensor], Tensor], value: Tensor) -> Te
     lacking = -count % (LANES * math.lcm(threads, sharing))  # some share among all threads
     order = sorted(range(value.dim()), key=value.stride, reverse=True)
     dense = value.permute(order)
+    if not lacking and dense.is_contiguous():
+        return function(value)
     filled = function(F.pad(dense.flatten(), (0, lacking)))[:count].view(dense.shape)
     return filled.permute(*(order.index(axis) for axis in range(value.dim())))
 
@@ -173,3 +183,11 @@ def floats_per_draw(model: nn.Module, tile: Tile) -> int:
     a layer on the way."""
     layers = (p.shape[0] for p in model.parameters() if p.dim() > 1)
     return len(tile.x) * max(tile.x[0].numel(), *layers, 1)
+
+
+def log_likelihoods(model: LatentVariableModel, tile: Tile, z: Latents) -> PerDraw:
+    """log p(x|z) of draws z (sample, row, latent), nats, (sample, row): a few draws at a time, so
+    that what the decoder makes of them stays in the cache."""
+    size = max(1, FLOATS_IN_CACHE // floats_per_draw(model, tile))
+    few = z.split(size)
+    return torch.cat([model.likelihood(each, tile.given).log_prob(tile.x) for each in few])

@@ -7,9 +7,9 @@ from typing import final
 import torch
 
 from unveil.evidence.weights import Tally, Weights
-from unveil.latent import LatentVariableModel
+from unveil.latent import LatentVariableModel, Particles
 from unveil.shapes import Given, PerRow, PerUnit, Rows
-from unveil.tiles import RowsAlike, Tile, chunks, floats_per_draw, tiles
+from unveil.tiles import RowsAlike, Tile, chunks, floats_per_draw, log_likelihoods, tiles
 from unveil.units import rate_per_unit
 
 
@@ -107,20 +107,27 @@ def _weigh(
     tally = Tally(num_samples, len(tile.x), delta)
     q, p = model.posterior(tile.x, tile.given), model.prior(tile.given)
     noise = tile.noise(seed, "importance", model.num_latents)
-    log_likelihood, rate = torch.zeros(2, len(tile.x), dtype=torch.float64)
-    for size in chunks(num_samples, floats_per_draw=floats_per_draw(model, tile)):
-        particles = model.particles(tile.x, noise(size), tile.given)
-        tally.add(particles.log_weights)
-        log_likelihood += particles.log_likelihood.double().sum(0).cpu()
-        rate += size / num_samples * q.kl(p, particles.z).double().cpu()
     units = rate_per_unit(q, p)
+    distortion, rate = torch.zeros(2, len(tile.x), dtype=torch.float64)
+    for size in chunks(num_samples, floats_per_draw=floats_per_draw(model, tile)):
+        z = q.push(noise(size))
+        particles = Particles(
+            z=z,
+            log_prior=p.log_prob(z),
+            log_likelihood=log_likelihoods(model, tile, z),
+            log_posterior=q.log_prob(z),
+        )
+        tally.add(particles.log_weights)
+        distortion -= particles.log_likelihood.double().sum(0).cpu() / num_samples
+        if units is None:
+            rate += size / num_samples * q.kl(p, particles.z).double().cpu()
     if units is not None:
         units = units.double().cpu()
         rate = units.sum(-1)
     means, _ = q.moments(tile.noise(seed, "moments", model.num_latents))
     return Importance(
         weights=tally.result(tile.observed)[: tile.count],
-        distortion=(-log_likelihood / num_samples)[: tile.count],
+        distortion=distortion[: tile.count],
         rate=rate[: tile.count],
         rate_per_unit=None if units is None else units[: tile.count],
         means=means.double().cpu()[: tile.count],
