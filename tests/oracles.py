@@ -165,44 +165,6 @@ def a_poor_posterior(model: LinearGaussian) -> GaussianPosterior:
     return GaussianPosterior(gain=0.5 * exact.gain, covariance=4 * exact.covariance)
 
 
-# ---- weights of a known distribution -----------------------------------------------------------
-
-
-@final
-class _LogLikelihoodOf(torch.distributions.Distribution):
-    """log p(x|z) = s z − s²/2, whatever x is."""
-
-    def __init__(self, z: Tensor, s: float) -> None:
-        self.z, self.s = z, s
-        super().__init__(z.shape[:-1], torch.Size([1]), validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.s * self.z[..., 0] - self.s**2 / 2
-
-
-@final
-class LogNormalWeights(unveil.LatentVariableModel):
-    """q = p(z) = N(0, 1) and log p(x|z) = s z − s²/2, so that log w ~ N(−s²/2, s²).
-
-    Then log p(x) = 0, ELBO = −s²/2 and χ² = e^{s²} − 1 for every row.
-    """
-
-    def __init__(self, s: float) -> None:
-        super().__init__()
-        self.s, self.num_latents = s, 1
-        self.p_z = unveil.StandardNormal(1).double()
-
-    def prior(self, given=None):
-        return self.p_z(given)
-
-    def likelihood(self, z, given=None):
-        return _LogLikelihoodOf(z, self.s)
-
-    def posterior(self, x, given=None):
-        zero = torch.zeros(len(x), 1, dtype=x.dtype)
-        return DiagonalNormal(zero, torch.ones_like(zero))
-
-
 # ---- ordinary models ---------------------------------------------------------------------------
 
 

@@ -392,6 +392,12 @@ def test_a_schedule_of_nothing_is_refused(setting):
         Schedule(start=FromPrior(), sizes=nodes(1), **{setting: 0})
 
 
+@pytest.mark.parametrize("sizes", [torch.ones(1, 2), torch.ones(9)])
+def test_sizes_at_too_few_nodes_to_lie_between_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"expected sizes .* at 2 nodes or more, got the shape"):
+        Schedule(start=FromPrior(), sizes=sizes)
+
+
 # ---- draws and sizes ---------------------------------------------------------------------------
 
 

@@ -7,8 +7,9 @@ from scipy.stats import multivariate_normal, norm
 
 from unveil.baselines import Baselines, Grid, dequantise, fit_baselines, ppca_log_evidence
 from unveil.data.encode import encode
+from unveil.data.infer import infer
 from unveil.data.read import Rows
-from unveil.data.schema import Schema, infer
+from unveil.data.schema import Schema
 
 RNG = np.random.default_rng(0)
 

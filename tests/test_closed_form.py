@@ -238,18 +238,20 @@ def test_all_rows_there_are_have_probability_1() -> None:
     assert float(total) == pytest.approx(1, abs=1e-12)
 
 
-def test_a_large_support_is_refused_and_chunks_change_nothing(monkeypatch) -> None:
+def test_chunks_change_nothing_and_of_a_large_support_no_closed_form_is_known(monkeypatch) -> None:
     x = torch.ones(3, 4).double()
     whole = exact_evidence(Discrete(Bits(6)), x)
     monkeypatch.setattr("unveil.tiles.FLOATS_PER_CHUNK", 7 * 256 * 6)
     torch.testing.assert_close(exact_evidence(Discrete(Bits(6)), x), whole, rtol=0, atol=1e-13)
     monkeypatch.setattr(module, "LARGEST_SUPPORT", 63)
-    with pytest.raises(ValueError, match=r"expected at most 63 values of z to sum over, got 64"):
-        exact_evidence(Discrete(Bits(6)), x)
+    assert exact_evidence(Discrete(Bits(6)), x) is None
+    assert exact_evidence(Discrete(Bits(5)), x) is not None
 
 
 def test_densities_that_overflow_name_their_row() -> None:
     x = X.clone()
     x[7] = math.inf
-    with pytest.raises(ArithmeticError, match=r"finite log-evidence, got .* in row 7; the model"):
+    with pytest.raises(
+        ArithmeticError, match=r"finite log-evidence, got .* in row 7 of the 40 looked"
+    ):
         exact_evidence(factor_analysis(), x)

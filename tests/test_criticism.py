@@ -123,7 +123,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^expected at least 1 replicate, got 0$"):
         predictive_checks(LinearModel(), x, num_replicates=0)
     with pytest.raises(
-        ArithmeticError, match=r"^expected finite log-weights, got nan in row 2 with"
+        ArithmeticError,
+        match=r"^expected finite log-weights, got nan with cell \d hidden in row 2 of",
     ):
         leave_one_out(LinearModel(), x, torch.tensor([[0], [0], [math.inf], [0], [0.0]]).double())
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import unveil
-from unveil.evaluation import evaluate
+from unveil.evaluation import Subject, evaluate
 from unveil.evidence.bound import Bound
 from unveil.evidence.importance import importance
 from unveil.evidence.row_bounds import draw_error, row_error
@@ -57,7 +57,7 @@ def test_the_error_of_the_rows_is_that_of_a_mean() -> None:
 
 
 def test_a_single_draw_cannot_tell_its_own_error() -> None:
-    bound = evaluate(vae(), bits(20), num_samples=1).lower
+    bound = evaluate(Subject(model=vae(), x=bits(20)), num_samples=1).lower
     assert bound.mc_se is None
     assert "draws" not in str(bound)
 
@@ -65,9 +65,9 @@ def test_a_single_draw_cannot_tell_its_own_error() -> None:
 def test_few_effective_draws_are_warned_of() -> None:
     model = vae(40)
     model.p_x_given_z.network.weight.data *= 20  # pyright: ignore
-    warnings = evaluate(model, bits(60, 40), num_samples=100).lower.warnings
+    warnings = evaluate(Subject(model=model, x=bits(60, 40)), num_samples=100).lower.warnings
     assert any("effective draws of 100: there the bound is loose" in w for w in warnings)
-    assert evaluate(vae(), bits(60), num_samples=100).lower.warnings == ()
+    assert evaluate(Subject(model=vae(), x=bits(60)), num_samples=100).lower.warnings == ()
 
 
 def test_missing_cells_do_not_flatter_bits_per_dimension() -> None:
@@ -77,7 +77,7 @@ def test_missing_cells_do_not_flatter_bits_per_dimension() -> None:
     nn.init.zeros_(blind.weight)
     model = vae(6)
     model.q_z_given_x.network = _ForgetsGaps(blind)
-    result = evaluate(model, half, num_samples=10, counts_cells=True)
+    result = evaluate(Subject(model=model, x=half, counts_cells=True), num_samples=10)
     assert result.lower.value is not None and result.bits_per_dim is not None
     assert result.bits_per_dim == pytest.approx(-result.lower.value / 3 / math.log(2))
 
@@ -92,7 +92,7 @@ class _ForgetsGaps(nn.Module):
 
 
 def test_an_evaluation_comes_back_from_its_document() -> None:
-    result = evaluate(vae(), bits(60), num_samples=5)
+    result = evaluate(Subject(model=vae(), x=bits(60)), num_samples=5)
     assert type(result).from_document(result.document()) == result
 
 

@@ -64,12 +64,12 @@ def test_a_linear_model_is_known_for_all_rows_whatever_is_spent() -> None:
         likelihood=unveil.Conditional(torch.nn.Linear(2, 4), unveil.Gaussian(4)),
         posterior=unveil.Conditional(torch.nn.Linear(4, 4), unveil.DiagonalGaussian(2)),
     )
-    from unveil.evaluation import examine
+    from unveil.evaluation import Subject, examine
     from unveil.evidence.tuning import tune_both
 
     x = torch.from_numpy(NEW).float()
     for effort in (Effort(rows=0), Effort(draws=5, rows=10, near=10, far=10, climb=1)):
-        found = examine(linear, x, effort, tune_both(linear, x))
+        found = examine(Subject(model=linear, x=x), effort, tune_both(linear, x))
         assert found.lower.guarantee == found.upper.guarantee == "exact"
         assert found.lower.value == found.upper.value
 

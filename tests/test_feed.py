@@ -11,11 +11,12 @@ import torch
 
 from unveil import feed
 from unveil.data import read as reading
+from unveil.data.admit import fits
 from unveil.data.covariates import infer_covariates
-from unveil.data.encode import digests, fits
+from unveil.data.encode import digests
+from unveil.data.infer import infer
 from unveil.data.read import Rows, blocks, read
 from unveil.data.reread import reread
-from unveil.data.schema import infer
 from unveil.data.stream import Binarized, Drawn, Mapped, Stored
 from unveil.feed import to_given, to_source, to_tensor
 from unveil.noise import generator

@@ -8,15 +8,18 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from unveil.data.schema import Column, Schema
+from unveil.diagnostics.uniformity import uniformities
 from unveil.errors import InputError
 from unveil.figures import (
     GAP,
     LOOKS,
     UNKNOWN,
+    calibration,
     latent_map,
     picture_grid,
     reconstructions,
@@ -353,6 +356,44 @@ def test_nulls_of_a_history_are_gaps(tmp_path: Path) -> None:
     figure = training_curves(history)
     assert figure.axes[0].lines[1].get_xdata().tolist() == [1, 3]  # pyright: ignore
     drawn(figure, tmp_path)
+
+
+# Calibration
+
+
+def test_a_curve_leaves_its_band_where_draws_are_too_narrow_and_not_where_they_are_right(
+    tmp_path: Path,
+) -> None:
+    right = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    narrow = 0.5 + 0.5 * (2 * right - 1).sign() * (2 * right - 1).abs() ** 0.5
+    figure = calibration(uniformities({"right": right, "too narrow": narrow}))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["right", "too narrow"]
+    outside = []
+    for axes in figure.axes:
+        at, curve = axes.lines[0].get_data()
+        edges = axes.collections[0].get_paths()[0].vertices
+        low, high = (np.array([pick(edges[np.isclose(edges[:, 0], x), 1]) for x in at])
+                     for pick in (np.min, np.max))  # fmt: skip
+        outside.append(bool(((curve < low) | (curve > high)).any()))
+    assert outside == [False, True]
+    at, curve = figure.axes[1].lines[0].get_data()
+    shares = [float((narrow <= x).double().mean()) - x for x in at]
+    np.testing.assert_allclose(curve, shares, atol=1e-12)
+    assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
+    assert drawn(figure, tmp_path).std() > 0
+
+
+def test_of_many_tests_the_least_likely_by_chance_are_drawn() -> None:
+    even = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
+    tests = uniformities({**{f"u{i}": even for i in range(30)}, "odd": even**3})
+    titles = [axes.get_title(loc="left") for axes in calibration(tests).axes]
+    assert len(titles) == 12
+    assert "odd" in titles
+
+
+def test_no_test_makes_no_picture() -> None:
+    with pytest.raises(InputError, match="expected at least one test to draw, but none came"):
+        calibration({})
 
 
 # Files, and the rest of matplotlib

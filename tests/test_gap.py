@@ -12,7 +12,6 @@ import unveil
 from oracles import (
     CAUGHT,
     SURELY_WRONG,
-    LogNormalWeights,
     a_linear_gaussian,
     a_poor_posterior,
     linear_vae,
@@ -23,6 +22,7 @@ from oracles import (
     z_score,
 )
 from unveil import refining
+from unveil.check.models import LogNormalWeights
 from unveil.diagnostics.gap import Gap, encoder_gap, family_of, gap, laplace, prior_moments
 from unveil.diagnostics.means import Mean
 from unveil.distributions import DiagonalNormal

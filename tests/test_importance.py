@@ -11,7 +11,6 @@ import unveil
 from oracles import (
     CAUGHT,
     SURELY_WRONG,
-    LogNormalWeights,
     a_linear_gaussian,
     gauss_hermite,
     linear_vae,
@@ -20,6 +19,7 @@ from oracles import (
     normal,
     z_score,
 )
+from unveil.check.models import LogNormalWeights
 from unveil.evidence.importance import importance
 from unveil.evidence.weights import markov_slack
 from unveil.tiles import FLOATS_PER_CHUNK, ROWS_PER_TILE, Tile, chunks, row_digests

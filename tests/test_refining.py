@@ -12,7 +12,6 @@ import unveil
 from oracles import (
     CAUGHT,
     SURELY_WRONG,
-    LogNormalWeights,
     a_linear_gaussian,
     linear_vae,
     nonlinear_vae,
@@ -22,6 +21,7 @@ from oracles import (
     z_score,
 )
 from unveil import refining, tiles
+from unveil.check.models import LogNormalWeights
 from unveil.distributions import DiagonalNormal, FullNormal, draw
 from unveil.evidence.linear_gaussian import GaussianPosterior
 from unveil.families import Family

@@ -33,6 +33,7 @@ SUITABLE = {
     "zero_inflated_poisson": (COUNTS, ""),
     "zero_inflated_negative_binomial": (COUNTS, ""),
     "log_normal": (np.exp(REAL), ""),
+    "spiked_log_normal": (np.exp(REAL) * (REAL > -0.5), ""),
     "von_mises": (np.degrees(REAL) % 360, ":period=360"),
     "continuous_bernoulli": (1 / (1 + np.exp(-REAL)), ":low=0,high=1"),
     "categorical": (RNG.integers(1, 4, size=(80, 3)).astype(float), ""),
@@ -129,7 +130,7 @@ def with_group() -> pa.Table:
 
 def test_a_conditional_model_draws_the_group_that_it_is_told() -> None:
     fitted = fit(with_group(), given=("group",), epochs=60)
-    means = [fitted.sample(200, given={"group": group}).mean() for group in "abc"]
+    means = [fitted.sampled(200, given={"group": group}).values.mean() for group in "abc"]
     assert np.diff(means) == pytest.approx([50.0, 50.0], abs=10.0)
 
 
@@ -143,7 +144,7 @@ def exposed() -> pa.Table:
 def test_counts_are_proportional_to_their_exposure() -> None:
     fitted = fit(exposed(), exposure="time", likelihood="poisson", epochs=150)
     for time in (0.5, 5.0, 50.0):  # the last is far outside the data
-        drawn = fitted.sample(2_000, given={"time": time}).mean(0)
+        drawn = fitted.sampled(2_000, given={"time": time}).values.mean(0)
         np.testing.assert_allclose(drawn, [3 * time, time], rtol=0.35)
 
 

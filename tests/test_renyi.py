@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import unveil
-from oracles import CAUGHT, NOW, SURELY_WRONG, LogNormalWeights, gauss_hermite, normal, z_score
+from oracles import CAUGHT, NOW, SURELY_WRONG, gauss_hermite, normal, z_score
+from unveil.check.models import LogNormalWeights
 from unveil.objectives.base import Objective
 
 S = 1.2  # log w ~ N(−S²/2, S²)

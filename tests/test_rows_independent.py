@@ -17,7 +17,6 @@ import unveil
 from oracles import (
     CAUGHT,
     SURELY_WRONG,
-    LogNormalWeights,
     nonlinear_vae,
     normal,
     seeded,
@@ -26,6 +25,7 @@ from oracles import (
 )
 from unveil import tiles
 from unveil.build import Architecture, build
+from unveil.check.models import LogNormalWeights
 from unveil.data.encode import digests
 from unveil.data.schema import BINARY, Column, Schema
 from unveil.evidence.importance import importance

@@ -45,6 +45,7 @@ from unveil.evidence.simulated import simulate
 from unveil.evidence.starts import FromPosterior, FromPrior
 from unveil.evidence.tuning import tune_both
 from unveil.evidence.weights import Tally, Weights
+from unveil.feed import digests_of
 from unveil.tiles import row_digests
 
 
@@ -210,7 +211,9 @@ def test_a_heavy_tail_withdraws_a_tangent_whatever_the_rows_evidence(spread: flo
 def test_digits_in_two_latents_lie_between_the_sampled_bounds() -> None:
     """With closed forms and quadrature unused, over five seeds, at most 0.2 nats apart."""
     fitted = unveil.fit("digits", likelihood="bernoulli", latent=2, epochs=25, seed=0)
-    x = fitted.tensor(fitted._rows_to_judge(fitted.rows("digits"))[0])
+    digits = fitted.rows("digits")
+    keys = digests_of(digits, fitted.covariates)
+    x = fitted.tensor(fitted._rows_to_judge(digits, keys)[0])
     truth = float(quadrature(fitted.vae, x).log_evidence.mean())
     schedules = Effort(near=30, far=60, chains=4, leapfrog=4).schedules(fitted.sizes)
     for seed in range(5):
@@ -250,6 +253,12 @@ def test_what_has_a_closed_form_is_exact_and_two_latents_are_numerical() -> None
     floor, ceiling = between(numerical, row_digests(torch.ones(3, 9)))
     assert floor.value is not None and ceiling.value is not None
     assert 0 < ceiling.value - floor.value < 0.01
+    assert floor.warnings == ceiling.warnings == ()
+    x = torch.tensor([[0.5], [1.0], [2.0]]).double()
+    of_unknown_height = known(TwoModes(), x)
+    assert of_unknown_height is not None and of_unknown_height.guarantee == "numerical"
+    for end in between(of_unknown_height, row_digests(x)):
+        assert "a mode far from all others would be missed" in end.warnings[0]
     assert (
         known(nonlinear_vae(unveil.Bernoulli(9), latents=4).double(), torch.ones(3, 9).double())
         is None
@@ -277,13 +286,17 @@ def carried(times: Tensor, most: int, repeats: int) -> tuple[Tensor, Tensor, Ten
         rows = torch.arange(200).repeat_interleave(times)
         digests = keys[rows.numpy()]
         everyone = RowBounds(
-            method="IWAE", side="lower", guarantee="in_expectation", values=cheap[rows]
+            method="IWAE",
+            side="lower",
+            guarantee="in_expectation",
+            values=cheap[rows],
+            warnings=("loose",),
         )
         at = choose(digests, most)
         bounds = RowBounds(method="b", side="upper", guarantee="exact", values=better[rows][at])
         bound = carried_over(bounds.mean(digests[at.numpy()]), bounds, at, everyone, digests)
         assert bound.value is not None and bound.mc_se is not None
-        assert (bound.guarantee, bound.side) == ("in_expectation", "upper")
+        assert (bound.guarantee, bound.side, bound.warnings) == ("in_expectation", "upper", ())
         mean = bound.value - 2 * bound.mc_se
         found.append(torch.tensor([mean, bound.mc_se, float(better[rows].mean())]))
     return tuple(torch.stack(found).double().unbind(1))

@@ -20,7 +20,7 @@ def card(
         "prior": a.prior,
         "posterior": a.posterior,
         "networks": a.network,
-        "objective": settings.request.objective,
+        "objective": settings.objective,
         "seed": settings.seed,
         **facts,
     }
@@ -62,7 +62,8 @@ def card(
         "```",
         "",
         "The files are safetensors and JSON; loading them runs no code. `model.json` holds the",
-        "settings and the checksums, `schema.json` how each column is measured.",
+        "settings and the checksums, `schema.json` how each column is measured. Of a table,",
+        "`calibration.safetensors` holds rows of the data themselves: think before sharing them.",
         "",
     ]
     return "\n".join(lines)

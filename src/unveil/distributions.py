@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import singledispatch
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torch.distributions.constraints import Constraint
 LOG_2PI = math.log(2 * math.pi)
 # Draws by which a posterior without closed-form moments is summed up.
 MOMENT_DRAWS = 64
+# So far below a point of its grid, in steps, a value is still that point.
+ROUNDED = 1e-3
 
 
 @singledispatch
@@ -55,6 +57,18 @@ def _(distribution: MixtureSameFamily, shape: Sequence[int], generator: Generato
     return draw(distribution.component_distribution, shape, generator).gather(-1, chosen)[..., 0]
 
 
+def by_scipy(function: Callable[..., Any], *arguments: Tensor) -> Tensor:
+    """A special function that torch lacks, computed in float64, without gradient.
+
+    >>> from scipy import special
+    >>> by_scipy(special.stdtr, torch.ones(()), torch.zeros(2))    # Cauchy, at its middle
+    tensor([0.5000, 0.5000])
+    """
+    like = torch.broadcast_tensors(*arguments)[-1]
+    values = function(*(argument.detach().double().cpu().numpy() for argument in arguments))
+    return torch.as_tensor(values).to(like)
+
+
 class Plain(Distribution, ABC):
     """A distribution that leaves torch nothing to validate: families make only legal parameters."""
 
@@ -83,6 +97,10 @@ class Binary(Plain):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return F.logsigmoid((2 * value - 1) * self.logits)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        below_one = torch.where(value >= 0, torch.sigmoid(-self.logits), 0.0)
+        return torch.where(value >= 1, 1.0, below_one)
 
 
 @draw.register
@@ -136,6 +154,10 @@ class Cells(Plain):
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_cells(value).flatten(-len(self.event_shape)).sum(-1)
 
+    def cdf_cells(self, x: Tensor) -> Tensor:
+        """P(X_j ≤ x_j|z) of each cell, x in model units, (..., *event); no cell missing."""
+        return self.base.cdf(x)
+
 
 @draw.register
 def _(distribution: Cells, shape: Sequence[int], generator: Generator) -> Tensor:
@@ -156,7 +178,7 @@ class Joined(Plain):
     tensor([0.0000, 0.5000, 0.0000])
     """
 
-    def __init__(self, parts: Sequence[tuple[Tensor, Distribution]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Tensor, Cells]]) -> None:
         self.parts = tuple(parts)
         self._back = torch.argsort(torch.cat([index for index, _ in self.parts]))
         batch = torch.broadcast_shapes(*(part.batch_shape for _, part in self.parts))
@@ -171,6 +193,14 @@ class Joined(Plain):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.stack([p.log_prob(value[..., index]) for index, p in self.parts]).sum(0)
+
+    def log_prob_cells(self, x: Tensor) -> Tensor:
+        """log p_j(x_j|z) in nats, one per cell, (..., column); 0 where the cell is missing."""
+        return self._side_by_side([p.log_prob_cells(x[..., index]) for index, p in self.parts])
+
+    def cdf_cells(self, x: Tensor) -> Tensor:
+        """P(X_j ≤ x_j|z) of each cell, x in model units, (..., column); no cell missing."""
+        return self._side_by_side([p.cdf_cells(x[..., index]) for index, p in self.parts])
 
 
 @draw.register
@@ -216,6 +246,15 @@ class DiscretizedLogistic(Plain):
         low = torch.where(torch.isfinite(self.low), self.low, self.loc - 40 * self.scale)
         high = torch.where(torch.isfinite(self.high), self.high, self.loc + 40 * self.scale)
         return low + soft(self.loc - low) - soft(self.loc - high)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        origin = torch.where(torch.isfinite(self.low), self.low, 0.0)
+        # A value on the grid may be rounded to just below its point.
+        steps = torch.floor((value - origin) / self.step + ROUNDED)
+        up_to = origin + (steps + 0.5) * self.step
+        inside = torch.sigmoid((up_to - self.loc) / self.scale)
+        outside = (up_to > self.high).to(inside)
+        return torch.where((up_to > self.low) & (up_to < self.high), inside, outside)
 
     def log_prob(self, value: Tensor) -> Tensor:
         half = self.step / 2

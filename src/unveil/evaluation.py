@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from unveil.diagnostics.calibration import calibrate
 from unveil.diagnostics.criticism import leave_one_out, predictive_checks
-from unveil.diagnostics.gap import encoder_gap, gap
+from unveil.diagnostics.gap import Gap, encoder_gap, gap
 from unveil.diagnostics.means import Mean
 from unveil.diagnostics.surgery import curve_from_prior, surgery
 from unveil.diagnostics.words import in_words
-from unveil.evidence.bound import Bound
+from unveil.evidence.bound import SIDED, Bound
 from unveil.evidence.effort import Effort
 from unveil.evidence.importance import Importance, importance
 from unveil.evidence.row_bounds import RowBounds, lower
@@ -127,40 +128,67 @@ class Evaluation:
         )
 
 
+NO_BASELINES: Mapping[str, float | None] = {"independent": None, "ppca": None}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model, the rows x (row, *event) that it is judged by, and the seed of all draws.
+
+    ``split`` says which rows they are. ``counts_cells`` says that every cell has a true
+    probability, so that bits per dimension mean something; ``baselines`` are mean log-evidences of
+    simpler models; ``names`` are those of the columns. ``training`` is the model with rows that it
+    was trained on, to set its encoder's gap beside.
+    """
+
+    model: LatentVariableModel
+    x: Rows
+    given: Given = None
+    seed: int = 0
+    split: str = "the rows given"
+    counts_cells: bool = False
+    baselines: Mapping[str, float | None] = field(default_factory=lambda: NO_BASELINES)
+    names: Sequence[str] | None = None
+    training: "Subject | None" = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint64]:
+        """What tells the rows apart, (row, 2)."""
+        return row_digests(self.x, self.given)
+
+    def of(self, at: Tensor) -> "Subject":
+        """The rows of these numbers alone."""
+        at = at.to(self.x.device)
+        given = None if self.given is None else self.given[at]
+        return replace(self, x=self.x[at], given=given)
+
+    def first(self, rows: int) -> "Subject":
+        """So many of the rows at most, from the first on."""
+        return self.of(torch.arange(min(len(self), rows)))
+
+
 def evaluate(
-    model: LatentVariableModel,
-    x: Rows,
+    subject: Subject,
     *,
     num_samples: int = 100,
-    seed: int = 0,
-    given: Given = None,
-    split: str = "the rows given",
-    counts_cells: bool = False,
-    baselines: Mapping[str, float | None] | None = None,
     on_tile: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
-    """Evaluate a model on rows x (row, *event) with ``num_samples`` draws of q(z|x) each.
+    """Evaluate a model with ``num_samples`` draws of q(z|x) for each row.
 
-    Such draws bound log p(x) from below alone, in expectation. ``counts_cells`` says
-    that every cell has a true probability, so that bits per dimension mean something. Raises as
-    ``importance`` does.
+    Such draws bound log p(x) from below alone, in expectation. Raises as ``importance`` does.
     """
-    return _by_draws(model, x, num_samples, seed, given, split, counts_cells, baselines, on_tile)[0]
+    return _by_draws(subject, num_samples, on_tile)[0]
 
 
 def examine(
-    model: LatentVariableModel,
-    x: Rows,
+    subject: Subject,
     effort: Effort,
     sizes: Sizes,
     *,
-    seed: int = 0,
-    given: Given = None,
-    training: tuple[Tensor, Tensor | None] | None = None,
-    names: Sequence[str] | None = None,
-    split: str = "the rows given",
-    counts_cells: bool = False,
-    baselines: Mapping[str, float | None] | None = None,
     on_part: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
     """Evaluate a model as ``evaluate`` does, and find out how far its numbers can be trusted.
@@ -168,61 +196,53 @@ def examine(
     log p(x) is bounded from both sides, and on simulated rows with a certificate; the gap to the
     ELBO is taken apart, and so is the rate; q(z|x) is calibrated and the model criticised. All
     that looks at ``effort.rows`` rows at most, chosen by their digests; what they say of the
-    evidence is carried over to all rows, in expectation. ``training`` are rows that the model was
-    trained on, to set its encoder's gap beside; ``names`` those of the columns. Raises as
-    ``anneal`` does.
+    evidence is carried over to all rows, in expectation. Raises as ``anneal`` does.
     """
-    plain, result = _by_draws(
-        model, x, effort.draws, seed, given, split, counts_cells, baselines, part(on_part, 0.0, 0.1)
-    )
-    digests, settings = row_digests(x, given), effort.document() | {"seed": seed}
+    plain, iwae = _by_draws(subject, effort.draws, part(on_part, 0.0, 0.1))
+    settings = effort.document() | {"seed": subject.seed}
+    collapsed = plain.warnings[: len(plain.warnings) - len(plain.lower.warnings)]
     if effort.rows == 0:
-        ends = _at_once(model, x, given, iwae_of(result, seed), effort, digests)
-        return replace(plain, settings=settings, lower=ends[0], upper=ends[1])
-    everyone = len(x) <= effort.rows
-    at = torch.arange(len(x)) if everyone else choose(digests, effort.rows)
-    bounds = _bounds(model, x, given, at, result, effort, sizes, seed, on_part)
-    some, c = _rows(x, given, at)
-    found = _diagnose(
-        model, some, c, effort, sizes, bounds.rows_upper, training, names, seed, on_part
-    )
+        floor, ceiling = _at_once(subject, iwae, effort)
+        warnings = collapsed + floor.warnings
+        return replace(plain, settings=settings, lower=floor, upper=ceiling, warnings=warnings)
+    everyone = len(subject) <= effort.rows
+    at = torch.arange(len(subject)) if everyone else choose(subject.digests, effort.rows)
+    bounds = _bounds(subject, at, iwae, effort, sizes, on_part)
+    found = _diagnose(subject.of(at), effort, sizes, bounds.rows_upper, on_part)
     on_part(1.0)
-    collapsed = tuple(w for w in plain.warnings if w not in plain.lower.warnings)
-    loose = plain.lower.warnings if bounds.lower.method == "IWAE" else ()
     return replace(
         plain,
-        lower=replace(bounds.lower, warnings=loose),
+        lower=bounds.lower,
         upper=bounds.upper,
-        bits_per_dim=_bits(bounds.lower, x) if counts_cells else None,
+        bits_per_dim=_bits(bounds.lower, subject),
         bounds=bounds.tried,
         simulated=bounds.simulated,
         settings=settings,
-        warnings=collapsed + loose + bounds.warnings,
+        warnings=collapsed + bounds.lower.warnings + bounds.warnings,
         **found,
     )
 
 
 def _by_draws(
-    model: LatentVariableModel,
-    x: Rows,
-    num_samples: int,
-    seed: int,
-    given: Given,
-    split: str,
-    counts_cells: bool,
-    baselines: Mapping[str, float | None] | None,
-    on_tile: Callable[[float], None],
-) -> tuple[Evaluation, Importance]:
-    """What draws of q(z|x) say, and the draws' figures row by row."""
-    result = importance(model, x, num_samples=num_samples, seed=seed, given=given, on_tile=on_tile)
-    iwae = iwae_of(result, seed).mean(row_digests(x, given))
-    floor = replace(iwae, warnings=few_effective_draws(result))
+    subject: Subject, num_samples: int, on_tile: Callable[[float], None]
+) -> tuple[Evaluation, RowBounds]:
+    """What draws of q(z|x) say, and how they bound each row."""
+    result = importance(
+        subject.model,
+        subject.x,
+        num_samples=num_samples,
+        seed=subject.seed,
+        given=subject.given,
+        on_tile=on_tile,
+    )
+    iwae = iwae_of(result, subject.seed)
+    floor = iwae.mean(subject.digests)
     active = active_units(result.means)
-    collapse, units = collapse_warning(active.tolist(), len(x)), result.rate_per_unit
+    collapse, units = collapse_warning(active.tolist(), len(subject)), result.rate_per_unit
     evaluation = Evaluation(
-        rows=len(x),
-        dims=math.prod(x.shape[1:]),
-        split=split,
+        rows=len(subject),
+        dims=math.prod(subject.x.shape[1:]),
+        split=subject.split,
         elbo=float(result.elbo.mean()),
         rate=float(result.rate.mean()),
         distortion=float(result.distortion.mean()),
@@ -232,23 +252,23 @@ def _by_draws(
             side="upper",
             reason="draws of q(z|x) alone cannot bound log p(x) from above",
         ),
-        bits_per_dim=_bits(floor, x) if counts_cells else None,
+        bits_per_dim=_bits(floor, subject),
         active_units=int(active.sum()),
         kl_per_unit=None if units is None else units.mean(0).tolist(),
         khat=_quantiles(result.weights.khat),
         ess=_quantiles(result.ess) or {},
-        baselines=baselines or {"independent": None, "ppca": None},
-        settings={"draws": num_samples, "seed": seed},
+        baselines=subject.baselines,
+        settings={"draws": num_samples, "seed": subject.seed},
         bounds=(floor,),
         warnings=(() if collapse is None else (collapse,)) + floor.warnings,
     )
-    return evaluation, result
+    return evaluation, iwae
 
 
 def iwae_of(result: Importance, seed: int) -> RowBounds:
     """log (1/K) Σ w_k of each row, a lower bound in expectation (Burda et al. 2016)."""
     settings = {"num_samples": result.num_samples, "seed": seed}
-    return lower("IWAE", result.weights, settings)
+    return replace(lower("IWAE", result.weights, settings), warnings=few_effective_draws(result))
 
 
 def few_effective_draws(result: Importance) -> tuple[str, ...]:
@@ -276,61 +296,51 @@ class _Bounds:
 
 
 def _bounds(
-    model: LatentVariableModel,
-    x: Rows,
-    given: Given,
+    subject: Subject,
     at: Tensor,
-    result: Importance,
+    iwae: RowBounds,
     effort: Effort,
     sizes: Sizes,
-    seed: int,
     on_part: Callable[[float], None],
 ) -> _Bounds:
     """Bounds by all methods for the rows numbered ``at``, carried over to all rows."""
-    some, c = _rows(x, given, at)
-    schedules, half, iwae = effort.schedules(sizes), effort.delta / 2, iwae_of(result, seed)
-    of_some = replace(
-        iwae,
-        values=iwae.values[at],
-        variance=None if iwae.variance is None else iwae.variance[at],
-    )
+    some, schedules = subject.of(at), effort.schedules(sizes)
     found, near = sandwich(
-        model,
-        some,
-        of_some,
+        some.model,
+        some.x,
+        iwae[at],
         schedules,
-        c,
-        seed=seed,
-        delta=half,
+        some.given,
+        seed=some.seed,
+        delta=effort.delta / 2,
         on_part=part(on_part, 0.1, 0.6),
     )
     simulated = certificate(
-        model,
-        some,
+        some.model,
+        some.x,
         near,
         schedules.near,
-        c,
-        seed=seed,
+        some.given,
+        seed=some.seed,
         delta=effort.delta,
         on_part=part(on_part, 0.6, 0.75),
     )
     floor, ceiling, tried = found.lower, found.upper, found.tried
-    rows_upper, keys = found.rows_upper, row_digests(some, c)
-    truth = known(model, some, c, most_integrated=effort.integrated)
+    rows_upper, keys = found.rows_upper, some.digests
+    truth = known(some.model, some.x, some.given, most_integrated=effort.integrated)
     if truth is not None:
         ends = between(truth, keys)
         reason = objection(ends[1], truth, found.lower, found.rows_lower, keys)
         tried = (*tried, ends[1] if reason is None else ends[1].withdrawn(reason))
         if reason is None:
             (floor, ceiling), rows_upper = ends, truth
-    if len(at) < len(x):
-        digests = row_digests(x, given)
+    if len(at) < len(subject):
         tried = tuple(_about(bound, len(at)) for bound in tried)
-        floor, upper = _at_once(model, x, given, iwae, effort, digests)
+        floor, upper = _at_once(subject, iwae, effort)
         if upper.value is not None:
             ceiling = upper
         elif rows_upper is not None:
-            ceiling = carried_over(ceiling, rows_upper, at, iwae, digests)
+            ceiling = carried_over(ceiling, rows_upper, at, iwae, subject.digests)
     return _Bounds(
         lower=floor,
         upper=ceiling,
@@ -341,20 +351,13 @@ def _bounds(
     )
 
 
-def _at_once(
-    model: LatentVariableModel,
-    x: Rows,
-    given: Given,
-    iwae: RowBounds,
-    effort: Effort,
-    digests: NDArray[np.uint64],
-) -> tuple[Bound, Bound]:
+def _at_once(subject: Subject, iwae: RowBounds, effort: Effort) -> tuple[Bound, Bound]:
     """Both sides for all rows by what takes no time: a closed form, or the draws of q."""
-    exact = known(model, x, given, most_integrated=0)
+    exact = known(subject.model, subject.x, subject.given, most_integrated=0)
     if exact is not None:
-        return between(exact, digests)
+        return between(exact, subject.digests)
     upper = Bound(value=None, side="upper", reason=TOO_LONG)
-    return certified([iwae], digests, effort.delta / 2), upper
+    return certified([iwae], subject.digests, effort.delta / 2), upper
 
 
 def _about(bound: Bound, rows: int) -> Bound:
@@ -374,49 +377,39 @@ def _doubts(found: Sandwich, simulated: Certificate) -> tuple[str, ...]:
 
 
 def _diagnose(
-    model: LatentVariableModel,
-    x: Rows,
-    given: Given,
+    subject: Subject,
     effort: Effort,
     sizes: Sizes,
     rows_upper: RowBounds | None,
-    training: tuple[Tensor, Tensor | None] | None,
-    names: Sequence[str] | None,
-    seed: int,
     on_part: Callable[[float], None],
 ) -> dict[str, Any]:
     """The diagnostics of some rows: the fields of an evaluation that hold them."""
-    shown = (~torch.isnan(x)).flatten(1).any(1).nonzero()[:, 0]
+    shown = (~torch.isnan(subject.x)).flatten(1).any(1).nonzero()[:, 0]
     if len(shown) == 0:  # nothing to be learned of rows that show nothing
         return {}
-    if rows_upper is not None:
-        values = rows_upper.values[shown.cpu()]
-        rows_upper = replace(rows_upper, values=values, variance=None, terms=None)
-    x, given = _rows(x, given, shown)
-    few, few_given = _rows(x, given, torch.arange(min(len(x), ROWS_PER_TILE)))
-    own = gap(model, few, few_given, steps=effort.climb, seed=seed)
+    some = subject.of(shown)
+    few, model, seed = some.first(ROWS_PER_TILE), some.model, some.seed
+    own = _gap(few, effort)
     on_part(0.85)
-    beyond = None
-    if training is not None:
-        seen, seen_given = _rows(*training, torch.arange(min(len(training[0]), ROWS_PER_TILE)))
-        beyond = encoder_gap(own, gap(model, seen, seen_given, steps=effort.climb, seed=seed))
+    seen = subject.training
+    beyond = None if seen is None else encoder_gap(own, _gap(seen.first(ROWS_PER_TILE), effort))
     on_part(0.9)
     amortisation = Mean.over_rows(own.amortisation)
-    sided = rows_upper is not None and rows_upper.guarantee != "heuristic" and own.of_the_family
+    sided = rows_upper is not None and rows_upper.guarantee in SIDED and own.of_the_family
     approximation = (
         None
         if rows_upper is None
-        else Mean.over_rows(own.approximation(rows_upper.values[: len(few)]))
+        else Mean.over_rows(own.approximation(rows_upper[shown.cpu()].values[: len(few)]))
     )
-    held = surgery(model, x, given, seed=seed) if len(x) > 1 else None
+    held = surgery(model, some.x, some.given, seed=seed) if len(some) > 1 else None
     far = replace(effort.schedules(sizes).far, num_temperatures=CURVE_TEMPERATURES)
-    curve = curve_from_prior(model, few, far, few_given, seed=seed)
+    curve = curve_from_prior(model, few.x, far, few.given, seed=seed)
     on_part(0.95)
-    calibrated = calibrate(model, x, given, seed=seed)
-    checks = predictive_checks(model, x, given, names=names, seed=seed)
+    calibrated = calibrate(model, some.x, some.given, seed=seed)
+    checks = predictive_checks(model, some.x, some.given, names=some.names, seed=seed)
     alone = (
-        leave_one_out(model, x, given, names=names, seed=seed)
-        if _knows_gaps(model, x, given)
+        leave_one_out(model, some.x, some.given, names=some.names, seed=seed)
+        if _knows_gaps(some)
         else None
     )
     return {
@@ -438,7 +431,7 @@ def _diagnose(
             "leave_one_out": None if alone is None else alone.document(),
         },
         "words": in_words(
-            rows=len(x),
+            rows=len(some),
             active_units=0 if held is None else held.active_units,
             latents=model.num_latents,
             amortisation=amortisation,
@@ -457,21 +450,17 @@ def _diagnose(
     }
 
 
-def _knows_gaps(model: LatentVariableModel, x: Rows, given: Given) -> bool:
+def _gap(subject: Subject, effort: Effort) -> Gap:
+    return gap(subject.model, subject.x, subject.given, steps=effort.climb, seed=subject.seed)
+
+
+def _knows_gaps(subject: Subject) -> bool:
     """Whether a cell can be hidden from the encoder: a network of one's own may not know NaN."""
-    hidden = x.clone()
+    first = subject.first(1)
+    hidden = first.x.clone()
     hidden.flatten(1)[:, 0] = math.nan
-    return bool(torch.isfinite(posterior_moments(model, hidden[:1], _first(given))[0]).all())
-
-
-def _first(given: Tensor | None) -> Tensor | None:
-    return None if given is None else given[:1]
-
-
-def _rows(x: Tensor, given: Tensor | None, at: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The rows of these numbers, with their covariates."""
-    at = at.to(x.device)
-    return x[at], None if given is None else given[at]
+    means, _ = posterior_moments(first.model, hidden, first.given)
+    return bool(torch.isfinite(means).all())
 
 
 def _quantiles(values: PerRow) -> dict[str, float] | None:
@@ -483,9 +472,9 @@ def _quantiles(values: PerRow) -> dict[str, float] | None:
     return {f"{q:g}": float(value) for q, value in zip(QUANTILES, at, strict=True)}
 
 
-def _bits(floor: Bound, x: Rows) -> float | None:
-    """Bits per cell that is observed."""
-    observed = float((~torch.isnan(x)).flatten(1).sum(1).double().mean())
-    if floor.value is None or observed == 0:
+def _bits(floor: Bound, subject: Subject) -> float | None:
+    """Bits per cell that is observed, where cells have probabilities."""
+    observed = float((~torch.isnan(subject.x)).flatten(1).sum(1).double().mean())
+    if floor.value is None or observed == 0 or not subject.counts_cells:
         return None
     return -floor.value / (observed * math.log(2))

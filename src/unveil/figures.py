@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from math import ceil, isqrt, prod
 from pathlib import Path
 from typing import Any, final
@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from unveil.data.schema import Column, Schema
 from unveil.data.write import replacing, require_suffix
+from unveil.diagnostics.uniformity import Uniformity, ecdf_band
 from unveil.errors import InputError
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -55,6 +56,8 @@ MOST_POINTS = 10_000
 MOST_CLASSES = len(LOOKS)
 LONGEST_NAME = 22
 FAR = 4  # spreads of three quarters of a curve
+
+ECDF_POINTS = 50  # at which a curve is compared with its band
 
 _ANY = Column("z", "real")  # how a latent is measured
 
@@ -619,6 +622,49 @@ def _settled(values: np.ndarray) -> tuple[float, float]:
     lower = float(np.quantile(values, 0.25, method="higher"))
     upper = float(np.quantile(values, 0.75, method="lower"))
     return max(low, lower - FAR * (high - lower)), min(high, upper + FAR * (upper - low))
+
+
+# ---- whether draws stand where truths do -------------------------------------------------------
+
+
+@_styled
+def calibration(tests: Mapping[str, Uniformity]) -> Figure:
+    """Where truths stood among draws: F_n(u) − u of each quantity, and what chance makes of it.
+
+    `tests` are those of `calibrate` or `leave_one_out` by name; of many, those least likely by
+    chance are shown. The band holds the whole curve of a right model in 95 of 100 cases; a curve
+    above it at the left and below it at the right is that of draws that spread too little.
+    Raises InputError for no tests.
+
+    >>> import torch
+    >>> from unveil.diagnostics.uniformity import uniformities
+    >>> figure = calibration(uniformities({"z": torch.linspace(0.01, 0.99, 50).double()}))
+    >>> figure.axes[0].get_title(loc="left")
+    'z'
+    """
+    if not tests:
+        raise InputError("expected at least one test to draw, but none came; calibrate first")
+    order = sorted(tests, key=lambda name: tests[name].adjusted)[:MOST_PANELS]
+    shown = [name for name in tests if name in order]
+    across = min(PANELS_PER_ROW, len(shown))
+    down = ceil(len(shown) / across)
+    figure = _figure(2.6 * across, 2.2 * down)
+    panels = _panels(figure, down, across)
+    for axes in panels[len(shown) :]:
+        axes.remove()
+    band = cache(partial(ecdf_band, num_points=ECDF_POINTS))
+    for axes, name in zip(panels, shown, strict=False):
+        test = tests[name]
+        low, high = band(len(test.u)).numpy()
+        at = np.arange(1, ECDF_POINTS) / ECDF_POINTS
+        below = np.searchsorted(np.sort(test.u.numpy()), at, side="right") / len(test.u)
+        axes.fill_between(at, low - at, high - at, color=FAINT, linewidth=0)
+        axes.plot(at, below - at, color=SECOND if test.rejected else MODEL, linewidth=1.2)
+        axes.set_title(_short(name))
+        axes.set_xlim(0, 1)
+    figure.supxlabel("u, the share of draws below the truth", fontsize=9)
+    figure.supylabel("F(u) − u", fontsize=9)
+    return figure
 
 
 # ---- what the figures share --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -16,8 +16,11 @@ from torch import Tensor
 from unveil.baselines import Baselines
 from unveil.build import build, with_lasting_prior
 from unveil.card import card
+from unveil.conditional import Conditioned, conditions, fulfilled, sample_where
+from unveil.data.admit import fits
 from unveil.data.covariates import Covariates
-from unveil.data.encode import decode, fits
+from unveil.data.encode import decode
+from unveil.data.frames import as_it_came, measured
 from unveil.data.read import Rows, listed, read_again
 from unveil.data.schema import Schema
 from unveil.distributions import draw
@@ -26,10 +29,25 @@ from unveil.evaluation import Evaluation
 from unveil.evidence.effort import Effort, require_budget
 from unveil.evidence.tuning import Sizes
 from unveil.feed import digests_of, to_given, to_tensors
+from unveil.imputation.intervals import Intervals
+from unveil.imputation.table import Imputation, impute
 from unveil.inference import Inference
-from unveil.judge import cross_examine
+from unveil.judge import Case, cross_examine
 from unveil.latent import VAE
 from unveil.noise import generator
+from unveil.scoring import DRAWS as DRAWS_OF_SCORE
+from unveil.scoring import (
+    EVIDENCE,
+    MOST_WEIGHED,
+    Calibration,
+    KeptRows,
+    Scores,
+    calibration_from,
+    compare_scores,
+    odd_cells,
+    require_table,
+    score_rows,
+)
 from unveil.settings import Settings
 from unveil.storage import (
     manifest,
@@ -48,12 +66,13 @@ from unveil.tiles import ROWS_PER_TILE, RowsAlike, tiles
 from unveil.training import History
 from unveil.units import posterior_moments
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # The files that are never rewritten; model.json holds their checksums, and its own.
 MODEL_FILES = (
     "model.safetensors",
     "schema.json",
     "rows.safetensors",
+    "calibration.safetensors",
     "baselines.safetensors",
     "annealing.safetensors",
     "history.jsonl",
@@ -65,6 +84,7 @@ DRAWS = 1000
 DELTA = 0.05
 ROWS_SAMPLED_AT_ONCE = 4096
 HELD_OUT_ROWS = "held-out rows (they chose the weights)"
+CALIBRATION_ROWS = "held-out rows (they chose nothing)"
 
 
 @final
@@ -84,6 +104,9 @@ class Fitted:
     sizes: Sizes
     train_digests: NDArray[np.uint64]
     held_out_digests: NDArray[np.uint64]
+    calibration_digests: NDArray[np.uint64]
+    calibration: Calibration
+    intervals: Intervals
     history: History
     evaluation: Evaluation
     ending: str
@@ -99,11 +122,15 @@ class Fitted:
 
     # Rows as the model sees them
 
-    def rows(self, data: Any) -> Rows:
-        """Any data as rows whose columns are the model's. Raises InputError where they are not."""
+    def rows(self, data: Any, unseen: str = "error") -> Rows:
+        """Any data as rows whose columns are the model's.
+
+        Raises InputError where they are not, and for a word that was never seen in training, unless
+        ``unseen`` has it read as "missing".
+        """
         asked = self.settings.request
         rows = read_again(data, label=asked.label, drop=asked.drop, given=asked.covariates)
-        return fits(self.schema, rows)
+        return fits(self.schema, rows, unseen)
 
     def tensor(self, data: Any) -> Tensor:
         """Rows in model units, float32 (row, *event); grey levels read as probabilities are drawn
@@ -160,17 +187,21 @@ class Fitted:
             )
 
         given_rows = self.rows(data)
-        rows, which = self._rows_to_judge(given_rows)
+        keys = digests_of(given_rows, self.covariates)
+        rows, which = self._rows_to_judge(given_rows, keys)
+        case = Case(
+            vae=self.vae,
+            schema=self.schema,
+            covariates=self.covariates,
+            baselines=self.baselines,
+            seed=self.settings.seed,
+        )
         return cross_examine(
-            self.vae,
-            self.schema,
-            self.covariates,
-            self.baselines,
+            case,
             rows,
-            self._rows_trained_on(given_rows),
+            self._rows_trained_on(given_rows, keys),
             self.sizes,
             settle,
-            binarisation_seed=self.settings.seed,
             seed=seed,
             split=which,
             on_part=on_part,
@@ -187,53 +218,275 @@ class Fitted:
         x, given = self._seen(self.rows(data))
         return Inference(self.vae, x, given, self.sizes)
 
-    def _rows_trained_on(self, rows: Rows) -> Rows | None:
-        """Those of the rows that the model was trained on, so many at most as are looked at."""
-        trained = {tuple(key) for key in self.train_digests.tolist()}
-        keys = [tuple(key) for key in digests_of(rows, self.covariates).tolist()]
-        seen = [i for _, i in sorted((key, i) for i, key in enumerate(keys) if key in trained)]
-        return rows.take(np.array(seen[:ROWS_PER_TILE])) if len(seen) > 1 else None
+    def _rows_trained_on(self, rows: Rows, keys: NDArray[np.uint64]) -> Rows | None:
+        """Those of the rows, which ``keys`` tell apart, that the model was trained on, so many at
+        most as are looked at."""
+        (seen,) = _among(keys, self.train_digests).nonzero()
+        few = seen[np.lexsort(keys[seen].T[::-1])][:ROWS_PER_TILE]
+        return rows.take(few) if len(few) > 1 else None
 
-    def _rows_to_judge(self, rows: Rows) -> tuple[Rows, str]:
+    def _rows_to_judge(self, rows: Rows, keys: NDArray[np.uint64]) -> tuple[Rows, str]:
         """The rows that a fair number may use, and what to call them."""
-        keys = [tuple(key) for key in digests_of(rows, self.covariates).tolist()]
-        trained = {tuple(key) for key in self.train_digests.tolist()}
-        held_out = {tuple(key) for key in self.held_out_digests.tolist()}
-        new = np.array([key not in trained and key not in held_out for key in keys])
+        trained, chose, calibrated = (
+            _among(keys, seen)
+            for seen in (self.train_digests, self.held_out_digests, self.calibration_digests)
+        )
+        new = ~(trained | chose | calibrated)
         if new.all():
             return rows, "unseen rows"
         if new.any():
             return rows.take(new), f"unseen rows ({int((~new).sum())} seen in fitting left out)"
-        kept = np.array([key in held_out for key in keys])
-        if not kept.any():
-            raise InputError(
-                "expected rows that the model was not trained on, but every one was; give other "
-                "rows to judge it by"
-            )
-        return rows.take(kept), HELD_OUT_ROWS
+        if calibrated.any():
+            return rows.take(calibrated), CALIBRATION_ROWS
+        if chose.any():
+            return rows.take(chose), HELD_OUT_ROWS
+        raise InputError(
+            "expected rows that the model was not trained on, but every one was; give other "
+            "rows to judge it by"
+        )
 
     def encode(self, data: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means and standard deviations of q(z|x), (row, latent) each."""
         mean, sd = self._moments(self.rows(data))
         return mean.double().cpu().numpy(), sd.double().cpu().numpy()
 
-    def reconstruct(self, data: Any) -> NDArray[np.float64]:
-        """E[x|z] at the posterior mean of z, in the data's units, (row, *event)."""
+    def reconstruct(self, data: Any) -> Any:
+        """E[x|z] at the posterior mean of z, in the data's units: an array (row, *event), or a
+        frame of the kind that the model was fitted to, where classes are the most probable ones."""
+        return as_it_came(self.reconstructed(data))
+
+    def reconstructed(self, data: Any) -> Rows:
+        """The rows that ``reconstruct`` makes, their labels and covariates beside."""
         rows = self.rows(data)
-        return self._expected(self._moments(rows)[0], self._seen(rows)[1])
+        values = self._expected(self._moments(rows)[0], self._seen(rows)[1])
+        return measured(self.schema, values, rows.labels, rows.given)
+
+    def decode(self, z: Any, *, given: Mapping[str, Any] | None = None) -> Any:
+        """E[x|z] of latents z (row, latent), in the data's units, as ``reconstruct`` gives it.
+
+        It is the way back from the means of ``encode``. ``given`` is one value for each covariate
+        of a conditional model. Raises InputError for latents that are not finite or not as many as
+        the model's, and as ``sample`` does for ``given``.
+
+        >>> import unveil
+        >>> fitted = unveil.fit(np.random.default_rng(0).normal(size=(60, 3)), latent=1, epochs=2)
+        >>> fitted.decode([[-1.0], [1.0]]).shape
+        (2, 3)
+        """
+        latents, of = np.asarray(z, np.float64), self.vae.num_latents
+        if latents.ndim != 2 or latents.shape[1] != of or not np.isfinite(latents).all():
+            raise InputError(
+                f"expected finite latents of shape (row, {of}), but an array of shape "
+                f"{latents.shape} came; give them as encode returns means"
+            )
+        point = torch.from_numpy(latents).float().to(self.device)
+        values = self._expected(point, self._same_given(given or {}, len(point)))
+        return as_it_came(measured(self.schema, values))
 
     def _moments(self, rows: Rows) -> tuple[Tensor, Tensor]:
         return posterior_moments(self.vae, *self._seen(rows))
 
-    def sample(
-        self, n: int, *, seed: int = 0, given: Mapping[str, Any] | None = None
-    ) -> NDArray[np.float64]:
-        """n new rows x ~ p(x|z), z ~ p(z), in the data's units, (row, *event).
+    def score(
+        self,
+        data: Any,
+        *,
+        why: bool = False,
+        top: int | None = None,
+        kind: str = EVIDENCE,
+        draws: int = DRAWS_OF_SCORE,
+        most_weighed: int = MOST_WEIGHED,
+        seed: int = 0,
+        on_part: Callable[[float], None] = lambda fraction: None,
+    ) -> Scores:
+        """How usual each row is: log-evidence, and a p-value beside rows kept apart at fit.
 
-        ``given`` is one value for each covariate of a conditional model. Raises InputError for
-        n < 1, and for covariates that are missing or that the model has never seen.
+        ``kind`` is what is compared: evidence, reconstruction or typicality. With ``why`` the odd
+        cells of each row are named, or of the ``top`` most unusual rows alone; that is a heuristic.
+        Raises InputError for an unknown kind, for draws or top below 1, and for ``why`` of rows
+        that are no table.
+
+        >>> import unveil
+        >>> table = np.random.default_rng(0).normal(size=(400, 3))
+        >>> fitted = unveil.fit(table, latent=1, epochs=2)
+        >>> scores = fitted.score(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 99.0]]), why=True)
+        >>> scores.p_value.round(3), scores.why[1][0].column
+        (array([1.   , 0.048]), 'x2')
         """
-        return self._sample(n, self._same_given(given or {}, n), seed)[1]
+        if top is not None and top < 1:
+            raise InputError(f"expected at least 1 row to explain, but {top} came; give more")
+        if why:
+            require_table(self.schema)
+        rows = self.rows(data)
+        x, given = self._seen(rows)
+        share = 0.5 if why else 1.0
+        scores = score_rows(
+            self.vae, x, self.calibration, given=given, kind=kind, num_samples=draws,
+            most_weighed=most_weighed, seed=seed, on_part=lambda part: on_part(share * part),
+        )  # fmt: skip
+        trained = int(_among(digests_of(rows, self.covariates), self.train_digests).sum())
+        if trained:
+            told = f"{trained} rows were trained on: their p-values are too large"
+            scores = replace(scores, notes=(*scores.notes, told))
+        if not why:
+            return scores
+        told_of = np.argsort(scores.score, kind="stable")[:top]
+        found = odd_cells(
+            self.vae, self.schema, x[told_of], self.calibration,
+            given=None if given is None else given[told_of],
+            num_samples=draws, seed=seed, on_part=lambda part: on_part(0.5 + 0.5 * part),
+        )  # fmt: skip
+        by_row = dict(zip(told_of.tolist(), found, strict=True))
+        return replace(scores, why=tuple(by_row.get(row, ()) for row in range(len(x))))
+
+    def compare_scores(self, *, draws: int = DRAWS_OF_SCORE, seed: int = 0) -> dict[str, float]:
+        """The AUROC with which each kind of score tells the rows kept apart at fit from the same
+        rows with cells exchanged between them.
+
+        Raises InputError where no rows were kept: of pictures, or of too small a table.
+        """
+        kept = self.calibration
+        if not isinstance(kept, KeptRows):
+            raise InputError(
+                "expected a model that kept rows apart to compare scores on, but of pictures it "
+                "keeps none; compare them by unveil.scoring.compare_scores on rows of your own"
+            )
+        return compare_scores(self.vae, kept.x, given=kept.given, num_samples=draws, seed=seed)
+
+    def impute(
+        self,
+        data: Any,
+        *,
+        draws: int | None = None,
+        intervals: float | None = None,
+        unseen: str = "error",
+        shift: float | Mapping[str, float] = 0.0,
+        seed: int = 0,
+    ) -> Any:
+        """The rows with their gaps filled, as the kind of frame or array that they came in.
+
+        Observed cells stay as they are, bit for bit. With ``intervals`` at a level the columns
+        COL_lo and COL_hi are added for each column with gaps; with ``draws`` that many completed
+        tables stand below one another, told apart by a column ``draw``, or along the first axis of
+        an array. What is assumed, the probabilities of classes, and warnings are those of
+        ``imputation``, which also says what is raised; besides, InputError for intervals of an
+        array, whose columns have no names.
+
+        >>> import unveil
+        >>> table = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 0.9], [0.0, 0.1]]
+        >>> fitted = unveil.fit(table, latent=1, epochs=2)
+        >>> fitted.impute(np.array([[1.5, np.nan], [0.5, -0.5]])).shape
+        (2, 2)
+        """
+        return self.imputation(
+            data, draws=draws, intervals=intervals, unseen=unseen, shift=shift, seed=seed
+        ).as_they_came()
+
+    def imputation(
+        self,
+        data: Any,
+        *,
+        draws: int | None = None,
+        intervals: float | None = None,
+        unseen: str = "error",
+        shift: float | Mapping[str, float] = 0.0,
+        seed: int = 0,
+        on_part: Callable[[float], None] = lambda fraction: None,
+    ) -> Imputation:
+        """What fills the gaps of rows, and how sure that is, from the observed cells of each row.
+
+        Values are E[x_j|observed], or the most probable class; ``draws`` are of p(missing|observed)
+        for every row anew; ``intervals`` are calibrated on cells that were hidden at fit, as
+        ``self.intervals`` says. Cells are taken to be missing at random; ``shift`` moves what fills
+        gaps of number columns by so many of the column's standard deviations, for an analysis of
+        data that are not. A word that was never seen is an error, or, where ``unseen`` is
+        "missing", a gap like others. Raises InputError for less than one draw, a level outside
+        (0, 1), and shifts of columns that there are not or that hold no numbers.
+
+        >>> import unveil
+        >>> table = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 0.9], [0.0, 0.1]]
+        >>> fitted = unveil.fit(table, latent=1, epochs=2)
+        >>> found = fitted.imputation(np.array([[1.5, np.nan]]), intervals=0.9)
+        >>> bool(found.low[0, 1] < found.values[0, 1] < found.high[0, 1]), found.filled
+        (True, {'x1': 1})
+        """
+        rows = self.rows(data, unseen)
+        return impute(
+            self.vae,
+            self.schema,
+            rows,
+            *self._seen(rows),
+            self.intervals,
+            draws=draws,
+            level=intervals,
+            shift=shift,
+            seed=seed,
+            on_part=on_part,
+        )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        given: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """n new rows x ~ p(x|z), z ~ p(z), in the data's units: an array (row, *event), or a frame
+        of the kind that the model was fitted to.
+
+        ``given`` is one value for each covariate of a conditional model. ``where`` are conditions
+        on columns that are modelled, a value or a pair of ends each; ``sample_where`` says more of
+        such rows. Raises InputError for n < 1, for covariates that are missing or that the model
+        has never seen, and as ``sample_where`` does.
+        """
+        if where:
+            return self.sample_where(n, where, seed=seed, given=given)[0]
+        return as_it_came(self.sampled(n, seed=seed, given=given))
+
+    def sampled(self, n: int, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> Rows:
+        """The rows that ``sample`` makes, their covariates beside."""
+        _, values = self._sample(n, self._same_given(given or {}, n), seed)
+        return measured(self.schema, values, given=_repeated(given, n))
+
+    def sample_where(
+        self,
+        n: int,
+        where: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        given: Mapping[str, Any] | None = None,
+    ) -> tuple[Any, Conditioned]:
+        """n new rows that meet conditions, as ``sample`` gives them, and what stands behind them.
+
+        ``where`` maps a column's name to the value that it must have, or to a pair of ends that it
+        must lie between, None for an open one. Raises InputError for an unknown column, a value
+        that it cannot have, conditions that the model finds impossible, and where too few
+        effective draws stand behind n rows.
+
+        >>> import unveil
+        >>> table = np.random.default_rng(0).normal(size=(60, 2))
+        >>> fitted = unveil.fit(table, latent=1, epochs=2)
+        >>> values, _ = fitted.sample_where(3, {"x0": 0.5, "x1": (0, None)})
+        >>> values[:, 0].tolist(), bool((values[:, 1] >= 0).all())
+        ([0.5, 0.5, 0.5], True)
+        """
+        rows, drawn = self.sampled_where(n, where, seed=seed, given=given)
+        return as_it_came(rows), drawn
+
+    def sampled_where(
+        self,
+        n: int,
+        where: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        given: Mapping[str, Any] | None = None,
+    ) -> tuple[Rows, Conditioned]:
+        """The rows that ``sample_where`` makes, their covariates beside."""
+        asked = conditions(self.schema, where).to(self.device)
+        c = self._same_given(given or {}, 1)
+        drawn = sample_where(self.vae, asked, n, given=c, seed=seed)
+        values = fulfilled(self.schema, where, drawn.x)
+        return measured(self.schema, values, given=_repeated(given, n)), drawn
 
     def sample_like(
         self, data: Any, *, seed: int = 0
@@ -279,12 +532,17 @@ class Fitted:
         c = to_given(self.covariates, one, self.device)
         return None if c is None else c.expand(n, -1)
 
-    def interpolate(self, data: Any, start: int, end: int, steps: int = 10) -> NDArray[np.float64]:
-        """E[x|z] along the prior's path between the posterior means of two rows, (step, *event).
+    def interpolate(self, data: Any, start: int, end: int, steps: int = 10) -> Any:
+        """E[x|z] along the prior's path between the posterior means of two rows: an array
+        (step, *event), or a frame of the kind that the model was fitted to.
 
         A conditional model goes from the one row's covariates to the other's in a straight line.
         Rows count from 0. Raises InputError for a row that is not there or fewer than two steps.
         """
+        return as_it_came(self.interpolated(data, start, end, steps))
+
+    def interpolated(self, data: Any, start: int, end: int, steps: int = 10) -> Rows:
+        """The rows that ``interpolate`` makes."""
         rows = self.rows(data)
         for row in (start, end):
             if not 0 <= row < len(rows):
@@ -300,7 +558,8 @@ class Fitted:
             if c is None
             else torch.lerp(c[0], c[1], torch.linspace(0, 1, steps)[:, None].to(c))
         )
-        return self._expected(self.vae.p_z.path(ends[0], ends[1], steps), between)
+        path = self.vae.p_z.path(ends[0], ends[1], steps)
+        return measured(self.schema, self._expected(path, between))
 
     def _expected(self, z: Tensor, given: Tensor | None) -> NDArray[np.float64]:
         """E[x|z] of each row of z (row, latent), bitwise a function of the row."""
@@ -329,11 +588,17 @@ class Fitted:
         write_tensors(folder / "model.safetensors", self.vae.state_dict())
         measured = self.schema.to_document() | {"given": self.covariates.to_document()}
         write_document(folder / "schema.json", measured)
-        seen = {"train": self.train_digests, "held_out": self.held_out_digests}
+        seen = {
+            "train": self.train_digests,
+            "held_out": self.held_out_digests,
+            "calibration": self.calibration_digests,
+        }
         write_tensors(
             folder / "rows.safetensors",
-            {name: torch.from_numpy(keys.view(np.int64)) for name, keys in seen.items()},
+            {name: torch.from_numpy(keys.view(np.int64)) for name, keys in seen.items()}
+            | self.intervals.tensors(),
         )
+        write_tensors(folder / "calibration.safetensors", self.calibration.tensors())
         write_tensors(folder / "baselines.safetensors", self.baselines.tensors())
         write_tensors(folder / "annealing.safetensors", self.sizes.tensors())
         write_lines(folder / "history.jsonl", self.history)
@@ -350,6 +615,17 @@ class Fitted:
         write_document(folder / "model.json", document)
         text = card(self.settings, self.schema, self.evaluation, facts)
         write_bytes(folder / "README.md", text.encode())
+
+
+def _repeated(given: Mapping[str, Any] | None, n: int) -> dict[str, NDArray[Any]]:
+    """The value of each covariate n times, beside n rows."""
+    return {name: np.full(n, value) for name, value in (given or {}).items()}
+
+
+def _among(keys: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which rows' digests are among those that were seen."""
+    known = {tuple(key) for key in seen.tolist()}
+    return np.array([tuple(key) in known for key in keys.tolist()], bool)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Fitted:
@@ -411,6 +687,9 @@ def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitte
         sizes=Sizes(**read_tensors(folder / "annealing.safetensors")).to(device),
         train_digests=seen["train"].numpy().view(np.uint64),
         held_out_digests=seen["held_out"].numpy().view(np.uint64),
+        calibration_digests=seen["calibration"].numpy().view(np.uint64),
+        calibration=calibration_from(read_tensors(folder / "calibration.safetensors"), device),
+        intervals=Intervals.from_tensors(seen),
         history=read_lines(folder / "history.jsonl"),
         evaluation=Evaluation.from_document(read_document(folder / "evaluation.json")),
         ending=document["ending"],

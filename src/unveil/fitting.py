@@ -15,15 +15,19 @@ from torch import Tensor
 from unveil import defaults
 from unveil.baselines import fit_baselines
 from unveil.build import Architecture, build, start, with_lasting_prior
+from unveil.data.admit import fits
 from unveil.data.covariates import Covariates, infer_covariates
-from unveil.data.encode import encode, fits, split
+from unveil.data.edited import obeyed
+from unveil.data.encode import encode, split
+from unveil.data.infer import infer
 from unveil.data.read import Rows, blocks, listed, read
-from unveil.data.schema import DENSITIES, Schema, infer
+from unveil.data.schema import DENSITIES, Schema
 from unveil.errors import InputError
 from unveil.evidence.tuning import tune_both
 from unveil.feed import digests_of, to_given, to_source, to_tensors
-from unveil.fitted import HELD_OUT_ROWS, Fitted
-from unveil.judge import judge
+from unveil.fitted import CALIBRATION_ROWS, HELD_OUT_ROWS, Fitted
+from unveil.imputation.intervals import Intervals, Measures, calibrate
+from unveil.judge import Case, judge
 from unveil.latent import VAE
 from unveil.objectives.base import BatchObjective, Objective
 from unveil.priors.mixture import GaussianMixture, aggregate
@@ -31,6 +35,7 @@ from unveil.registry import cells
 from unveil.registry.latents import lasting_prior
 from unveil.registry.objectives import objective
 from unveil.request import Request
+from unveil.scoring import DRAWS, FEWEST_CALIBRATION, Calibration, KeptFigures, KeptRows
 from unveil.settings import Settings
 from unveil.storage import Checkpoints, read_document, write_document
 from unveil.training import CLOCKED_STEPS, Progress, Trained, train
@@ -41,6 +46,8 @@ SETTINGS = "settings.json"
 ENOUGH_CELLS = 50_000_000
 # Enough for a first honest bound without making a short fit wait for it.
 DRAWS_AFTER_FIT = 100
+# Of the held-out rows half are kept apart, and no more than these: p-values become no finer by it.
+MOST_CALIBRATION = 1_000
 
 
 @final
@@ -49,7 +56,8 @@ class Plan:
     """Everything that a fit will do, and the model before its first step.
 
     It is settled before anything is written or trained, so that what cannot be is refused in time.
-    ``training`` are the places of the rows to train on among ``rows``.
+    ``training`` are the places of the rows to train on among ``rows``. The others choose the
+    weights (``held_out``) or nothing at all (``calibration``).
     """
 
     settings: Settings
@@ -58,6 +66,7 @@ class Plan:
     rows: Rows
     training: NDArray[np.intp]
     held_out: Rows
+    calibration: Rows
     densities_on_grids: tuple[str, ...]
     vae: VAE
 
@@ -75,12 +84,24 @@ class Plan:
         set_aside = [column.name for column in columns if column.is_constant]
         return (
             *_note(set_aside, "one value only, so set aside and put back in what comes out"),
+            *(
+                f"{listed(names)}: {why}; kept beside, not modelled"
+                for why, names in self._names_aside.items()
+            ),
             *_note(
                 self.densities_on_grids,
                 "values a step apart, read as having a density, which is no probability and has "
                 "no limit; --likelihood auto gives them true ones",
             ),
         )
+
+    @property
+    def _names_aside(self) -> dict[str, list[str]]:
+        """The columns that are set aside, by the reason why."""
+        names: dict[str, list[str]] = {}
+        for column in self.schema.aside:
+            names.setdefault(column.why, []).append(column.name)
+        return names
 
 
 def _note(names: Sequence[str], what: str) -> tuple[str, ...]:
@@ -89,17 +110,20 @@ def _note(names: Sequence[str], what: str) -> tuple[str, ...]:
 
 def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") -> Plan:
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
-    asked = objective(request.objective)
     rows = read(data, label=request.label, drop=request.drop, given=request.covariates)
-    inferred = infer(rows)
+    inferred = infer(rows) if request.schema is None else obeyed(request.schema, rows)
+    rows = fits(inferred, rows)
     schema = cells.read_as(request.likelihood or cells.AUTO, inferred, rows)
-    rows = _with_something_observed(fits(schema, rows))
+    rows = _with_something_observed(rows)
     covariates = infer_covariates(rows, request.exposure)
     keys = digests_of(rows, covariates)
     validation = request.validation
     if validation is None:
         validation = defaults.validation(len(rows))
     training, held_out = split(keys, validation, seed)
+    named = request.objective or defaults.objective(schema)
+    asked = objective(named)
+    held_out, calibration = _kept_apart(keys, held_out, seed)
     architecture = defaults.architecture(request, schema, len(training), covariates)
     recipe = defaults.recipe(schema, len(training), architecture, find_device(device))
     epochs = request.epochs
@@ -113,7 +137,7 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         rows=len(rows),
         fingerprint=_fingerprint(schema, keys),
         seed=seed,
-        request=replace(request, epochs=epochs, validation=validation),
+        request=replace(request, objective=named, epochs=epochs, validation=validation),
         architecture=architecture,
         recipe=replace(recipe, compiled=compiled),
     )
@@ -124,6 +148,7 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         rows=rows,
         training=training,
         held_out=rows.take(held_out),
+        calibration=rows.take(calibration),
         densities_on_grids=tuple(
             column.name
             for column, before in zip(schema.columns, inferred.columns, strict=True)
@@ -164,7 +189,7 @@ def train_planned(
     trained = train(
         vae,
         to_source(schema, planned.rows, planned.training).to(place),
-        objective=objective(settings.request.objective),
+        objective=objective(settings.objective),
         held_out=x,
         given=c[planned.training] if c is not None else None,
         held_out_given=held_out_given,
@@ -180,22 +205,23 @@ def train_planned(
 
 
 def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
-    """Judge a trained model on the held-out rows, beside its baselines."""
+    """Judge a trained model on held-out rows, beside its baselines: on those that chose nothing,
+    where there are any."""
     schema, seed = planned.schema, planned.settings.seed
     vae = _settled(planned, vae)
     expected, drawn = _expected_and_drawn(planned)
     baselines = fit_baselines(_flat(expected), _flat(drawn), schema, vae.num_latents, seed)
     x, given = to_tensors(schema, planned.covariates, planned.held_out, seed, _device(vae))
+    kept_apart = len(planned.calibration) > 0
+    case = Case(
+        vae=vae, schema=schema, covariates=planned.covariates, baselines=baselines, seed=seed
+    )
     evaluation = judge(
-        vae,
-        schema,
-        planned.covariates,
-        baselines,
-        planned.held_out,
-        binarisation_seed=seed,
+        case,
+        planned.calibration if kept_apart else planned.held_out,
         draws=DRAWS_AFTER_FIT,
         seed=0,
-        split=HELD_OUT_ROWS,
+        split=CALIBRATION_ROWS if kept_apart else HELD_OUT_ROWS,
     )
     return Fitted(
         vae=vae,
@@ -206,10 +232,63 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         sizes=tune_both(vae, x, given, seed=seed),
         train_digests=digests_of(planned.rows, planned.covariates)[planned.training],
         held_out_digests=digests_of(planned.held_out, planned.covariates),
+        calibration_digests=digests_of(planned.calibration, planned.covariates),
+        calibration=_calibration(planned, vae),
+        intervals=_intervals(planned, vae, torch.isnan(drawn)),
         history=trained.history,
         evaluation=evaluation,
         ending=str(trained.ending),
         device=_device(vae),
+    )
+
+
+def _kept_apart(
+    keys: np.ndarray, held_out: NDArray[np.intp], seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Of the held-out rows, those that choose the weights, and those that nothing looks at before
+    new rows are compared with them: half, or none where that is too few to compare with."""
+    distinct = len(np.unique(keys[held_out], axis=0))
+    apart = min(distinct // 2, MOST_CALIBRATION)
+    if apart < FEWEST_CALIBRATION:
+        return held_out, held_out[:0]
+    choosing, kept = split(keys[held_out], apart / distinct, seed)
+    return held_out[choosing], held_out[kept]
+
+
+def _calibration(planned: Plan, vae: VAE) -> Calibration:
+    """The rows kept apart as they are saved: a table's themselves, of pictures what is made of
+    them."""
+    x, given = to_tensors(
+        planned.schema,
+        planned.covariates,
+        planned.calibration,
+        planned.settings.seed,
+        _device(vae),
+    )
+    if planned.schema.shared:
+        return KeptFigures.of(vae, x, given, DRAWS)
+    return KeptRows(x=x, given=given)
+
+
+def _intervals(planned: Plan, vae: VAE, gaps: Tensor) -> Intervals:
+    """How wide a table's intervals must be, by cells of rows not trained on, hidden as ``gaps`` of
+    the training rows have it; of pictures nothing is hidden."""
+    schema = planned.schema
+    if schema.shared:
+        return Intervals.none()
+    seed, place = planned.settings.seed, _device(vae)
+    parts = [
+        to_tensors(schema, planned.covariates, rows, seed, place)
+        for rows in (planned.held_out, planned.calibration)
+    ]
+    covariates = [given for _, given in parts if given is not None]
+    return calibrate(
+        vae,
+        torch.cat([x for x, _ in parts]),
+        gaps.to(place),
+        Measures.of(schema),
+        given=torch.cat(covariates) if covariates else None,
+        seed=seed,
     )
 
 
@@ -258,9 +337,9 @@ def fit(
     ``data`` is a built-in name, a file, a folder of images, a frame, an array or a tensor; a
     missing cell is NaN. ``asked`` are the options of ``Request``, which are the command line's:
     ``latent``, ``levels``, ``likelihood``, ``prior``, ``posterior``, ``network``, ``objective``,
-    ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``, ``given``, ``exposure``. What
-    is left open suits the data. The run ends after ``epochs`` or ``max_minutes``, or when held-out
-    rows no longer gain.
+    ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``, ``given``, ``schema``,
+    ``exposure``. What is left open suits the data. The run ends after ``epochs`` or
+    ``max_minutes``, or when held-out rows no longer gain.
 
     Raises InputError, in one sentence, for data or options that cannot be fitted, TypeError for an
     option that there is not, and NonFiniteError when training met a number that is not one.

@@ -1,8 +1,8 @@
 """The verdict on a fitted model: evaluated on rows in the data's units, beside its baselines."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from unveil.baselines import Baselines, Grid, ppca_log_evidence
 from unveil.data.covariates import Covariates
 from unveil.data.read import Rows
 from unveil.data.schema import Schema
-from unveil.evaluation import Evaluation, evaluate, examine
+from unveil.evaluation import Evaluation, Subject, evaluate, examine
 from unveil.evidence.effort import Effort
 from unveil.evidence.tuning import Sizes
 from unveil.feed import to_tensors
@@ -20,45 +20,67 @@ from unveil.likelihoods.real import LocationScaleDensity
 from unveil.likelihoods.scale import ColumnScale
 
 
-def judge(
-    vae: VAE,
-    schema: Schema,
-    covariates: Covariates,
-    baselines: Baselines,
-    rows: Rows,
-    *,
-    binarisation_seed: int,
-    draws: int,
-    seed: int,
-    split: str,
-) -> Evaluation:
+@final
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A fitted VAE with all that it takes to see rows as it does, and its baselines.
+
+    ``seed`` is that of the fit, by which grey levels are drawn.
+    """
+
+    vae: VAE
+    schema: Schema
+    covariates: Covariates
+    baselines: Baselines
+    seed: int
+
+    def subject(self, rows: Rows, *, seed: int, split: str) -> Subject:
+        """The model and rows in the data's units, as they are to be judged."""
+        schema = self.schema
+        x, given = self._seen(rows)
+        return Subject(
+            model=self.vae,
+            x=x,
+            given=given,
+            seed=seed,
+            split=split,
+            counts_cells=schema.has_masses_only,
+            baselines=self._baseline_figures(x.cpu()),
+            names=None if schema.shared else [schema.columns[j].name for j in schema.modelled],
+        )
+
+    def trained_on(self, rows: Rows, *, seed: int) -> Subject:
+        """The model and rows that it was trained on."""
+        x, given = self._seen(rows)
+        return Subject(model=self.vae, x=x, given=given, seed=seed)
+
+    def _seen(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        device = next(self.vae.parameters()).device
+        return to_tensors(self.schema, self.covariates, rows, self.seed, device)
+
+    def _baseline_figures(self, x: Tensor) -> dict[str, float | None]:
+        flat, grid = x.double().flatten(1), Grid.of(self.schema)
+        independent = float(self.baselines.independent.log_evidence(flat, grid).mean())
+        if self.baselines.ppca is None or torch.isnan(flat).any():
+            return {"independent": independent, "ppca": None}
+        ppca = float(ppca_log_evidence(self.baselines.ppca, flat, grid, self.seed).mean())
+        return {"independent": independent, "ppca": ppca}
+
+
+def judge(case: Case, rows: Rows, *, draws: int, seed: int, split: str) -> Evaluation:
     """Evaluate a VAE by draws of q(z|x), and its baselines, on the same rows, nats per row of the
     data's own units."""
-    x, given = to_tensors(schema, covariates, rows, binarisation_seed, _device(vae))
-    result = evaluate(
-        vae,
-        x,
-        given=given,
-        num_samples=draws,
-        seed=seed,
-        split=split,
-        counts_cells=schema.has_masses_only,
-        baselines=_baseline_figures(baselines, schema, x.cpu(), binarisation_seed),
-    )
-    return replace(result, warnings=result.warnings + _floor_warnings(vae))
+    result = evaluate(case.subject(rows, seed=seed, split=split), num_samples=draws)
+    return replace(result, warnings=result.warnings + _floor_warnings(case.vae))
 
 
 def cross_examine(
-    vae: VAE,
-    schema: Schema,
-    covariates: Covariates,
-    baselines: Baselines,
+    case: Case,
     rows: Rows,
     trained_on: Rows | None,
     sizes: Sizes,
     settle: Callable[[VAE, Tensor, Tensor | None], Effort],
     *,
-    binarisation_seed: int,
     seed: int,
     split: str,
     on_part: Callable[[float], None] = lambda fraction: None,
@@ -68,38 +90,11 @@ def cross_examine(
     ``settle`` says how much is to be done for the rows as the model sees them. ``trained_on`` are
     rows that the model was trained on, to set its encoder's gap beside that of new ones.
     """
-    see = partial(to_tensors, schema, covariates, seed=binarisation_seed, device=_device(vae))
-    x, given = see(rows)
-    result = examine(
-        vae,
-        x,
-        settle(vae, x, given),
-        sizes,
-        given=given,
-        training=None if trained_on is None else see(trained_on),
-        names=None if schema.shared else [schema.columns[j].name for j in schema.modelled],
-        seed=seed,
-        split=split,
-        counts_cells=schema.has_masses_only,
-        baselines=_baseline_figures(baselines, schema, x.cpu(), binarisation_seed),
-        on_part=on_part,
-    )
-    return replace(result, warnings=result.warnings + _floor_warnings(vae))
-
-
-def _device(vae: VAE) -> torch.device:
-    return next(vae.parameters()).device
-
-
-def _baseline_figures(
-    baselines: Baselines, schema: Schema, x: Tensor, seed: int
-) -> dict[str, float | None]:
-    flat, grid = x.double().flatten(1), Grid.of(schema)
-    independent = float(baselines.independent.log_evidence(flat, grid).mean())
-    if baselines.ppca is None or torch.isnan(flat).any():
-        return {"independent": independent, "ppca": None}
-    ppca = float(ppca_log_evidence(baselines.ppca, flat, grid, seed).mean())
-    return {"independent": independent, "ppca": ppca}
+    training = None if trained_on is None else case.trained_on(trained_on, seed=seed)
+    subject = replace(case.subject(rows, seed=seed, split=split), training=training)
+    effort = settle(case.vae, subject.x, subject.given)
+    result = examine(subject, effort, sizes, on_part=on_part)
+    return replace(result, warnings=result.warnings + _floor_warnings(case.vae))
 
 
 def _floor_warnings(vae: VAE) -> tuple[str, ...]:

@@ -35,9 +35,10 @@ class Request:
     """diagonal, full or flow [default: diagonal]."""
     network: str | None = None
     """mlp, conv or sets [default: mlp, as wide as suits the data]."""
-    objective: str = "elbo"
+    objective: str | None = None
     """elbo, sampled_elbo, sticking_the_landing, iwae, dreg, renyi, free_bits_per_row,
-    free_bits_per_batch, beta_elbo, total_correlation, info_vae or negative_renyi."""
+    free_bits_per_batch, beta_elbo, total_correlation, info_vae or negative_renyi [default: elbo, or
+    dreg:num_samples=5 for a table with gaps]."""
     epochs: int | None = None
     """Passes over the training rows."""
     max_minutes: float | None = None
@@ -50,6 +51,8 @@ class Request:
     """Column to forget."""
     given: tuple[str, ...] = ()
     """Column to condition on, never modelled."""
+    schema: str | None = None
+    """File that says what each column is, as schema.json in a model folder."""
     exposure: str | None = None
     """Column of exposures (depth, area, time) that counts are proportional to."""
 

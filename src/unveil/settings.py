@@ -18,7 +18,8 @@ class Settings:
     """All that decides a fit's result, beside the code and the machine; plain JSON as a document.
 
     ``fingerprint`` is a digest of the rows and of how they are read; ``rows`` how many there are.
-    ``request`` is what was asked for, with the length of the run and the share held out settled.
+    ``request`` is what was asked for, with the objective, the length of the run and the share held
+    out settled.
     """
 
     source: str
@@ -28,6 +29,12 @@ class Settings:
     request: Request
     architecture: Architecture
     recipe: Recipe
+
+    @property
+    def objective(self) -> str:
+        """What was climbed, by name and options."""
+        assert self.request.objective is not None  # settled before anything is recorded
+        return self.request.objective
 
     def document(self) -> dict[str, Any]:
         """The settings as plain JSON."""

@@ -138,26 +138,23 @@ def test_check_is_right_and_says_so(tmp_path: Path, capsys) -> None:
     assert run(["check", "--json", str(out)]) == 0
     document = json.loads(out.read_text())
     assert document["right"] is True
-    assert len(document["lines"]) == 24
+    assert len(document["lines"]) == 36
+    assert all(line["holds"] and line["model"] for line in document["lines"])
     assert "WRONG" not in capsys.readouterr().out
 
 
-def test_check_would_notice(monkeypatch, capsys) -> None:
-    """The mutant: an importance estimate that forgets to divide by K."""
-    from unveil.evidence import check, importance
+def test_check_says_what_is_wrong(monkeypatch, capsys) -> None:
+    from unveil.check import lines
+    from unveil.check import run as checking
 
-    whole = importance.importance
-
-    def forgets(*args, **kwargs):
-        from dataclasses import replace
-
-        right = whole(*args, **kwargs)
-        more = right.weights.log_mean + np.log(right.num_samples)
-        return replace(right, weights=replace(right.weights, log_mean=more))
-
-    monkeypatch.setattr(check, "importance", forgets)
+    figures = {"model": "a model", "quantity": "its evidence", "exact": 1.0, "error": 0.01}
+    wrong = lines.Estimate(**figures, estimate=2.0)
+    right = lines.Between(**figures, lower=0.5, upper=None)
+    monkeypatch.setattr(checking, "self_test", lambda seed: lines.SelfTest((wrong, right)))
     assert run(["check"]) == 1
-    assert "WRONG" in capsys.readouterr().out
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["its", "evidence", "1.00000", "2.00000", "0.01000", "WRONG"] in told
+    assert ["its", "evidence", "1.0000", "0.5000", "0.0100", "right"] in told
 
 
 def test_quiet_prints_nothing(folder: Path, tmp_path: Path, capsys) -> None:
@@ -299,7 +296,7 @@ def test_a_quiet_fit_prints_nothing_even_of_collapse(tmp_path: Path, capsys) -> 
 
 
 def test_a_loud_fit_warns_of_collapse_once_while_training(tmp_path: Path, capsys) -> None:
-    rows = np.random.default_rng(0).normal(size=(600, 4))
+    rows = np.random.default_rng(0).normal(size=(2000, 4))
     np.save(tmp_path / "noise.npy", rows)
     words = [str(tmp_path / "noise.npy"), "-o", str(tmp_path / "m"), "--epochs", "8"]
     assert run(["fit", *words]) == 0

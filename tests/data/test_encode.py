@@ -3,13 +3,16 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unveil.data.encode import decode, digests, encode, fits, split
+from unveil.data.admit import fits
+from unveil.data.encode import decode, digests, encode, split
+from unveil.data.infer import infer
 from unveil.data.read import Rows, read
-from unveil.data.schema import Column, Schema, infer
+from unveil.data.schema import Column, Schema
 from unveil.errors import InputError
 
 TABLE = Schema(
@@ -249,3 +252,59 @@ def test_split_refuses_fractions(fraction: float) -> None:
 def test_split_refuses_equal_rows() -> None:
     with pytest.raises(InputError, match="two different rows to split, but all 5 are equal"):
         split(digests(np.zeros((5, 2))), 0.5, seed=0)
+
+
+# Words
+
+
+SIZES = infer(read(pa.table({"size": ["S", "M", "L", None] * 3, "n": np.arange(12) ** 2 % 7})))
+
+
+def sizes(cells: list[object], names: tuple[str, str] = ("size", "n")) -> Rows:
+    return read(pa.table({names[0]: cells, names[1]: np.arange(float(len(cells)))}))
+
+
+def test_words_are_measured_by_those_of_the_schema() -> None:
+    fitting = fits(SIZES, sizes(["S", None, "L"]))
+    np.testing.assert_array_equal(fitting.values[:, 0], [2, np.nan, 0])
+    assert fitting.words == {"size": ("L", "M", "S")}
+    assert fits(SIZES, fitting) is fitting
+
+
+def test_a_word_that_was_never_seen_is_refused_or_missing() -> None:
+    rows = sizes(["S", "XL"])
+    with pytest.raises(
+        InputError, match=r"one of L, M, S in column 'size', but row 1 .* 'XL', whi"
+    ):
+        fits(SIZES, rows)
+    np.testing.assert_array_equal(fits(SIZES, rows, "missing").values[:, 0], [2, np.nan])
+    with pytest.raises(InputError, match="among error, missing, but 'ignored' came; choose"):
+        fits(SIZES, rows, "ignored")
+
+
+def test_numbers_stand_for_the_words_that_they_spell() -> None:
+    schema = infer(read(pa.table({"code": ["7", "12", "31"] * 4, "n": np.arange(12) ** 2 % 7})))
+    rows = read(pa.table({"code": [31, 7, None], "n": [0, 1, 2]}))
+    np.testing.assert_array_equal(fits(schema, rows).values[:, 0], [1, 2, np.nan])
+
+
+def test_words_in_a_column_of_numbers_are_read_or_refused() -> None:
+    words = read(pa.table({"size": ["S", "M"], "n": ["1", "2"]}))
+    assert fits(SIZES, words).values[:, 1].tolist() == [1, 2]
+    words = read(pa.table({"size": ["S", "M"], "n": ["1", "two"]}))
+    with pytest.raises(
+        InputError, match=r"grid of step 1 .* in column 'n', but row 1 .* 'two'; cor"
+    ):
+        fits(SIZES, words)
+
+
+def test_columns_set_aside_become_labels_and_may_be_absent() -> None:
+    frame = pa.table(
+        {"id": [f"r{i}" for i in range(24)], "text": ["long " * 50 + str(i) for i in range(24)],
+         "n": np.arange(24) ** 2 % 7}
+    )  # fmt: skip
+    schema = infer(read(frame))
+    assert schema.names == ("n",)
+    fitting = fits(schema, read(frame))
+    assert {name: label[3] for name, label in fitting.labels.items()} == {"id": "r3"}
+    assert fits(schema, read(frame.select(["n"]))).labels == {}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unveil.data.infer import infer
 from unveil.data.read import read
-from unveil.data.schema import infer
 from unveil.errors import InputError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unveil.data.infer import infer
 from unveil.data.read import Rows, read
-from unveil.data.schema import Column, Schema, infer
+from unveil.data.schema import Column, Schema
 from unveil.errors import InputError
 
 
@@ -217,7 +218,7 @@ def test_a_schema_survives_a_file() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format_version": 2}, "of format_version 1, but 2 came; use the unveil that wrote it"),
+        ({"format_version": 1}, "of format_version 2, but 1 came; use the unveil that wrote it"),
         ({"format_version": "1"}, "expected 'format_version' in the schema to be int, but '1'"),
         ({"event_shape": [0]}, r"to be a list of positive integers, but \[0\] came"),
         ({"event_shape": [5]}, r"one for each of a table, but 2 came for rows of shape \(5,\)"),
@@ -258,7 +259,7 @@ def test_columns_that_are_refused(change: dict[str, object], sentence: str) -> N
     ("values", "sentence"),
     [
         (np.arange(9.0), "at least 10 rows to learn from, but the data has 9; add rows"),
-        (np.full(10, np.nan), "observed value in column 'a', but every one is missing; .* --drop"),
+        (np.full(10, np.nan), "but each of the data is set aside: a .every cell is missing.; give"),
         (np.full(10, 2.0), "a column that varies, but each of a holds one value only"),
         (np.array([1e300, 1e-300] * 5), "one scale in column 'a', .* between 1e-300 and 1e.300"),
         (np.arange(10) * 1e-200, "one scale in column 'a', .* 0 and 9e-200, .*cannot hold"),

@@ -44,6 +44,16 @@ def positive(unit: float = 1.0) -> Cell:
     return Cell(values=values, measure=logs.measure * values, counted=False, far=1e30, centre=1.0)
 
 
+def amounts(unit: float = 1.0) -> Cell:
+    """0 itself, and equal steps of log x above it."""
+    above = positive(unit)
+    return replace(
+        above,
+        values=torch.cat([torch.zeros(1).double(), above.values]),
+        measure=torch.cat([torch.ones(1).double(), above.measure]),
+    )
+
+
 def between(low: float, high: float, unit: float, number: int = 4000) -> Cell:
     """The middles of equal pieces from low to high."""
     step = (high - low) / number
@@ -253,6 +263,16 @@ LIKELIHOODS = (
         name="log-normal image, a spread per cell",
         make=lambda: unveil.LogNormal((1, 2), unveil.CellScale()),
         cells=(positive(), positive()),
+    ),
+    Likelihood(
+        name="spiked log-normal, in units of 10 and 0.1",
+        make=lambda: unveil.SpikedLogNormal(2, unit=torch.tensor([10.0, 0.1], dtype=torch.float64)),
+        cells=(amounts(10.0), amounts(0.1)),
+    ),
+    Likelihood(
+        name="spiked log-normal on two grids, a spread per cell",
+        make=lambda: unveil.SpikedLogNormal(2, unveil.CellScale(), step=torch.tensor([0.25, 1.0])),
+        cells=(grid(0.25, 0, 400_000), grid(1.0, 0, 100_000)),
     ),
     Likelihood(
         name="von Mises, in degrees and in radians",

@@ -22,8 +22,8 @@ UNFINISHED = "unfinished"
 # All that a model folder holds; a folder with anything else in it is somebody's.
 OURS = {
     "model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors",
-    "annealing.safetensors", "model.json", "history.jsonl", "evaluation.json", "README.md",
-    "figures", CHECKPOINTS,
+    "calibration.safetensors", "annealing.safetensors", "model.json", "history.jsonl",
+    "evaluation.json", "README.md", "figures", CHECKPOINTS,
 }  # fmt: skip
 INTERRUPTED = 130
 MOST_ROWS_DRAWN = 2_000
@@ -40,8 +40,8 @@ def fit(
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace the model there.")] = False,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> int:
-    """Fit a variational autoencoder to rows of numbers, and say how good it is."""
-    from unveil.cli.screen import say, show_evaluation, training_line, warn
+    """Fit a variational autoencoder to rows of data, and say how good it is."""
+    from unveil.cli.screen import say, show_columns, show_evaluation, training_line, warn
     from unveil.fitting import finish, plan, train_planned
     from unveil.storage import recover
     from unveil.training import Ending
@@ -57,6 +57,8 @@ def fit(
         return 0
     _begin(output / CHECKPOINTS, afresh=not resume)
     say(_summary(planned), common.quiet)
+    likelihood = planned.settings.architecture.likelihood
+    show_columns(planned.schema, planned.rows, likelihood, common.quiet)
     for note in planned.notes:
         say(f"note: {note}", common.quiet)
     dims = planned.schema.dims if planned.schema.has_masses_only else None
@@ -140,9 +142,15 @@ def _summary(planned: "Plan") -> str:
     latents = " + ".join(str(size) for size in a.latents)
     kinds = dict.fromkeys(planned.schema.columns[i].kind for i in planned.schema.modelled)
     return (
-        f"{s.source}: {len(planned.training)} rows to train on, {len(planned.held_out)} held out; "
+        f"{s.source}: {len(planned.training)} rows to train on, {len(planned.held_out)} held out"
+        f"{_kept_apart(len(planned.calibration))}; "
         f"{planned.schema.dims} cells ({', '.join(kinds)}), {latents} latents"
     )
+
+
+def _kept_apart(rows: int) -> str:
+    """What is kept for scoring, in words."""
+    return f" and {rows} kept apart for p-values" if rows else ", too few for p-values"
 
 
 @contextmanager
@@ -193,7 +201,7 @@ def _draw(fitted: "Fitted", planned: "Plan", folder: Path) -> None:
     drawn = {
         "samples": figures.samples(fitted.schema, few.values, means, draws),
         "reconstructions": figures.reconstructions(
-            fitted.schema, few.values, fitted.reconstruct(few)
+            fitted.schema, few.values, fitted.reconstructed(few).values
         ),
         "latent_map": figures.latent_map(fitted.encode(rows)[0], label),
         "training_curves": figures.training_curves(fitted.history),

@@ -4,20 +4,29 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import singledispatch
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from unveil.check.lines import Between, Estimate, Identity, Line, SelfTest, Verdict
+from unveil.data.read import Rows, blocks, listed
+from unveil.data.schema import ASIDE, Schema
 from unveil.evaluation import Evaluation
 from unveil.evidence.bound import Bound
-from unveil.evidence.check import Estimate, Identity
 from unveil.evidence.sandwich import Certificate
+from unveil.registry.cells import chosen
 from unveil.training import Progress as Step
 
 # Latents listed one by one; more than these would push the bound off the screen.
 MOST_UNITS_SHOWN = 12
+# Columns listed one by one, and names of those that are counted together.
+MOST_COLUMNS_SHOWN = 30
+MOST_NAMES_SHOWN = 3
 
 
 def say(sentence: str, quiet: bool) -> None:
@@ -86,6 +95,51 @@ def _progress(quiet: bool) -> Progress:
     )
 
 
+def show_columns(schema: Schema, rows: Rows, likelihood: str, quiet: bool) -> None:
+    """How each column of a table is read, and why; one line for each kind where there are many."""
+    if quiet or schema.shared:
+        return
+    many = len(schema.columns) + len(schema.aside) > MOST_COLUMNS_SHOWN
+    table = Table(box=None)
+    for heading in ("columns" if many else "column", "kind", "likelihood", "because", "missing"):
+        table.add_column(heading, overflow="fold")
+    for line in _by_kind(schema, rows, likelihood) if many else _lines(schema, rows, likelihood):
+        table.add_row(*line)
+    Console(highlight=False).print(table)
+
+
+def _lines(schema: Schema, rows: Rows, likelihood: str) -> Iterator[tuple[str, ...]]:
+    names, gone = chosen(likelihood), _missing(rows)
+    for column, share in zip(schema.columns, gone, strict=True):
+        made = names.get(column.kind, "not modelled")
+        yield column.name, column.kind, made, column.reason, f"{share:.0%}"
+    for column in schema.aside:
+        yield column.name, ASIDE, "not modelled", column.why, ""
+
+
+def _by_kind(schema: Schema, rows: Rows, likelihood: str) -> Iterator[tuple[str, ...]]:
+    names, gone = chosen(likelihood), _missing(rows)
+    places: dict[str, list[int]] = {}
+    for place, column in enumerate(schema.columns):
+        places.setdefault(column.kind, []).append(place)
+    for kind, which in places.items():
+        called = listed([schema.columns[i].name for i in which], MOST_NAMES_SHOWN)
+        reasons = listed(list(dict.fromkeys(schema.columns[i].reason for i in which)), 2)
+        share = sum(gone[i] for i in which) / len(which)
+        yield called, kind, names.get(kind, "not modelled"), reasons, f"{share:.0%}"
+    if schema.aside:
+        called = listed([column.name for column in schema.aside], MOST_NAMES_SHOWN)
+        reasons = listed(list(dict.fromkeys(column.why for column in schema.aside)), 2)
+        yield called, ASIDE, "not modelled", reasons, ""
+
+
+def _missing(rows: Rows) -> list[float]:
+    """The share of missing cells in each column of a table."""
+    gaps = (np.isnan(rows.values[block]).sum(0) for block in blocks(rows.values))
+    total = np.sum(list(gaps), axis=0)
+    return (total / len(rows)).tolist()
+
+
 def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
     """The evaluation on one screen."""
     if quiet:
@@ -104,10 +158,13 @@ def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
     table.add_row("  distortion", _number(e.distortion), "−E_q log p(x|z)")
     table.add_row("  rate", _number(e.rate), "KL(q(z|x) ‖ p(z))")
     if e.gap is not None:
-        table.add_row("  amortisation gap", *_of_gap(e.gap["amortisation"], "at least", "encoder"))
         side = "at most" if (e.gap["approximation"] or {}).get("side") else "about"
-        table.add_row("  approximation gap", *_of_gap(e.gap["approximation"], side, "family"))
-        table.add_row("  encoder gap", *_of_gap(e.gap["encoder"], "more", "encoder on new rows"))
+        for name, what, unknown in (
+            ("amortisation", "at least: what the encoder loses", ""),
+            ("approximation", f"{side}: what the family loses", "no upper bound"),
+            ("encoder", "more: what the encoder loses on new rows", "no row was trained on"),
+        ):
+            table.add_row(f"  {name} gap", *_of_gap(e.gap[name], what, unknown))
     if e.bits_per_dim is not None:
         table.add_row("bits per dimension", _number(e.bits_per_dim, 4), "of the lower bound")
     total = "" if e.kl_per_unit is None else f" of {len(e.kl_per_unit)}"
@@ -147,12 +204,12 @@ def _of_simulated(certificate: Certificate) -> tuple[str, str]:
     )
 
 
-def _of_gap(gap: Mapping[str, Any] | None, side: str, whose: str) -> tuple[str, str]:
-    """A part of the gap between the ELBO and log p(x)."""
+def _of_gap(gap: Mapping[str, Any] | None, what: str, unknown: str) -> tuple[str, str]:
+    """A part of the gap between the ELBO and log p(x), or why it is ``unknown``."""
     if gap is None:
-        return "unknown", "no upper bound" if whose == "family" else "no row was trained on"
+        return "unknown", unknown
     error = "" if gap["se"] is None else f"; ± {gap['se']:.3f} (rows)"
-    return _number(gap["value"]), f"{side}: what the {whose} loses{error}"
+    return _number(gap["value"]), f"{what}{error}"
 
 
 def _of_information(latents: Mapping[str, Any]) -> tuple[str, str]:
@@ -187,33 +244,61 @@ def worth(bound: Bound) -> str:
     return "; ".join(filter(None, (f"{bound.claim}, {bound.method}", ", ".join(errors))))
 
 
-def show_check(identities: Sequence[Identity], estimates: Sequence[Estimate], quiet: bool) -> None:
-    """The self-test: the identity as three numbers, then exact beside estimated."""
+def show_check(test: SelfTest, quiet: bool) -> None:
+    """The self-test: the identity as three numbers, then exact beside what was found."""
     if quiet:
         return
     console = Console(highlight=False)
-    identity = Table(
-        title="log p(x) = ELBO + KL(q ‖ p(z|x)), nats per row", title_justify="left", box=None
-    )
-    identity.add_column("linear-Gaussian model")
-    for heading in ("log p(x)", "ELBO", "KL", ""):
-        identity.add_column(heading, justify="right")
-    for line in identities:
-        identity.add_row(
-            line.q, _number(line.log_evidence, 6), _number(line.elbo, 6), _number(line.kl, 6),
-            _mark(line.holds),
-        )  # fmt: skip
-    table = Table(title="\nestimators, nats per row", title_justify="left", box=None)
-    table.add_column("quantity")
-    for heading in ("exact", "estimated", "±", ""):
-        table.add_column(heading, justify="right")
-    for line in estimates:
-        table.add_row(
-            line.quantity, _number(line.exact, 6), _number(line.estimate, 6),
-            f"{line.error:.6f}", _mark(line.holds),
-        )  # fmt: skip
-    console.print(identity)
-    console.print(table)
+    for kind, (title, headings) in CHECKED.items():
+        table = Table(title=title, title_justify="left", box=None)
+        table.add_column("", no_wrap=True)
+        for heading in (*headings, ""):
+            table.add_column(heading, justify="right", no_wrap=True)
+        lines = [line for line in test.lines if isinstance(line, kind)]
+        for model, of_model in groupby(lines, key=lambda line: line.model):
+            table.add_row(model)
+            for line in of_model:
+                name, *figures = _told(line)
+                table.add_row(f"  {name}", *figures, _mark(line.holds))
+        console.print(table)
+
+
+# What each kind of line is called, and what its figures are.
+CHECKED: Mapping[type[Line], tuple[str, tuple[str, ...]]] = {
+    Identity: ("log p(x) = ELBO + KL(q ‖ p(z|x)), nats per row", ("log p(x)", "ELBO", "KL")),
+    Estimate: ("\nestimates, nats per row", ("exact", "estimated", "±")),
+    Between: ("\nbounds, nats per row", ("exact", "at least", "at most", "±")),
+    Verdict: ("\nare draws of q(z|x) told from those of p(z|x)?", ("p-value", "found")),
+}
+
+
+@singledispatch
+def _told(line: Line) -> tuple[str, ...]:
+    """What a line is about, and its figures."""
+    raise NotImplementedError
+
+
+@_told.register
+def _(line: Identity) -> tuple[str, ...]:
+    return (line.q, *(_number(figure, 5) for figure in (line.log_evidence, line.elbo, line.kl)))
+
+
+@_told.register
+def _(line: Estimate) -> tuple[str, ...]:
+    figures = line.exact, line.estimate, line.error
+    return (line.quantity, *(_number(figure, 5) for figure in figures))
+
+
+@_told.register
+def _(line: Between) -> tuple[str, ...]:
+    ends = ("" if end is None else _number(end, 4) for end in (line.lower, line.upper))
+    error = _number(line.error, 4) if line.error else ""
+    return line.quantity, _number(line.exact, 4), *ends, error
+
+
+@_told.register
+def _(line: Verdict) -> tuple[str, ...]:
+    return line.q, f"{line.pvalue:.2g}", "rejected" if line.rejected else "passed"
 
 
 def _mark(holds: bool) -> str:

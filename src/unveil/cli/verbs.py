@@ -126,10 +126,10 @@ def reconstruct(model: Model, data: Data, /, *, output: Output, common: Common =
 
     fitted = _open_for_rows(model, output, common)
     rows = fitted.rows(data)
-    values = fitted.reconstruct(rows)
-    pairs = np.stack([rows.values.astype(np.float64), values], axis=1)[:MOST_PAIRS]
-    _write_rows(fitted, output, values, rows, pictures=_in_rows_of_pairs(pairs))
-    _tell(len(values), output, common)
+    made = fitted.reconstructed(rows)
+    pairs = np.stack([rows.values.astype(np.float64), made.values], axis=1)[:MOST_PAIRS]
+    _write_rows(fitted, output, made, pictures=_in_rows_of_pairs(pairs))
+    _tell(len(made), output, common)
 
 
 def sample(
@@ -138,21 +138,166 @@ def sample(
     *,
     number: Annotated[int, Parameter(name=["-n", "--number"], help="How many rows.")],
     where: Annotated[
-        tuple[str, ...], Parameter(help="COL=VALUE of a column that was given.", negative=())
+        tuple[str, ...],
+        Parameter(help="COL=VALUE or COL=LOW..HIGH that rows must meet.", negative=()),
     ] = (),
     output: Output,
     common: Common = DEFAULT,
 ) -> None:
-    """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z)."""
-    import numpy as np
-
-    from unveil.data.read import Rows
+    """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z), under conditions."""
+    from unveil.cli.screen import say
 
     fitted = _open_for_rows(model, output, common)
-    values = fitted.sample(number, seed=common.seed, given=_values(where))
-    given = {name: np.full(number, value) for name, value in _values(where).items()}
-    _write_rows(fitted, output, values, Rows(values, given=given), pictures=values)
-    _tell(number, output, common)
+    values = _values(where)
+    given = {name: value for name, value in values.items() if name in fitted.covariates.names}
+    asked = {name: _condition(value) for name, value in values.items() if name not in given}
+    found: dict[str, object] = {}
+    if asked:
+        drawn, behind = fitted.sampled_where(number, asked, seed=common.seed, given=given)
+        found = {"effective_draws": behind.ess, "proposals": behind.num_proposals}
+        say(f"{behind.ess:.0f} of {behind.num_proposals} draws count in effect", common.quiet)
+    else:
+        drawn = fitted.sampled(number, seed=common.seed, given=given)
+    _write_rows(fitted, output, drawn, pictures=drawn.values)
+    _tell(number, output, common, **found)
+
+
+def score(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    why: Annotated[
+        bool, Parameter(negative=(), help="Name the odd cells of each row (a heuristic).")
+    ] = False,
+    top: Annotated[
+        int | None, Parameter(help="Name them of so many rows, the most unusual.")
+    ] = None,
+    kind: Annotated[
+        str | None, Parameter(help="evidence (the default), reconstruction or typicality.")
+    ] = None,
+    draws: Annotated[int | None, Parameter(help="Draws of z per row; 100 unless named.")] = None,
+    output: Output,
+    common: Common = DEFAULT,
+) -> None:
+    """How unusual is each row? Writes log_evidence and p_value, and why with --why."""
+    import numpy as np
+
+    from unveil.cli.screen import bar, say, warn
+    from unveil.data.write import TABLE_SUFFIXES, require_suffix, write
+    from unveil.scoring import DRAWS, EVIDENCE
+
+    require_suffix(output, [s for s in TABLE_SUFFIXES if not (why and s == ".npy")])
+    fitted = _open(model, common)
+    rows = fitted.rows(data)
+    with bar("scoring", common.quiet) as on_part:
+        scores = fitted.score(
+            rows,
+            why=why,
+            top=top,
+            kind=EVIDENCE if kind is None else kind,
+            draws=DRAWS if draws is None else draws,
+            seed=common.seed,
+            on_part=on_part,
+        )
+    columns: dict[str, np.ndarray] = {"log_evidence": scores.log_evidence}
+    if scores.kind != EVIDENCE:
+        columns[scores.kind] = scores.score
+    columns["p_value"] = scores.p_value
+    if scores.why is not None:
+        columns["why"] = np.array(scores.reasons)
+    write(output, columns | dict(rows.labels))
+    for note in scores.notes:
+        warn(note, common.quiet)
+    known = scores.p_value[~np.isnan(scores.p_value)]
+    unusual = int((known <= UNUSUAL).sum())
+    say(
+        f"{len(rows)} rows, {unusual} of {len(known)} with a p-value of {UNUSUAL} or less: "
+        f"{output}",
+        common.quiet,
+    )
+    common.finish(
+        {
+            "rows": len(rows),
+            "kind": scores.kind,
+            "unusual": unusual,
+            "notes": list(scores.notes),
+            "output": str(output),
+        }
+    )
+
+
+def impute(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    draws: Annotated[
+        int | None, Parameter(help="Completed tables to write below one another.")
+    ] = None,
+    intervals: Annotated[
+        float | None, Parameter(help="Level of intervals COL_lo, COL_hi, such as 0.9.")
+    ] = None,
+    unseen: Annotated[
+        str, Parameter(help="Words never seen in training: error or missing.")
+    ] = "error",
+    shift: Annotated[
+        float, Parameter(help="Standard deviations to move what fills gaps of numbers by.")
+    ] = 0.0,
+    output: Output,
+    common: Common = DEFAULT,
+) -> None:
+    """What is in the gaps? Writes the rows with their missing cells filled."""
+    from dataclasses import replace
+
+    from unveil.cli.screen import bar, say, warn
+    from unveil.data.write import FRAME_SUFFIXES, write_frame, write_rows
+    from unveil.errors import InputError
+    from unveil.imputation.table import ASSUMPTION
+
+    fitted = _open_for_rows(model, output, common)
+    rows = fitted.rows(data, unseen)
+    if not rows.names and (draws, intervals) != (None, None):
+        raise InputError(
+            "expected named columns to write draws or intervals of, but these rows have none; "
+            "leave --draws and --intervals out, or use Fitted.imputation in Python"
+        )
+    with bar("imputing", common.quiet) as on_part:
+        found = fitted.imputation(
+            rows,
+            draws=draws,
+            intervals=intervals,
+            shift=shift,
+            seed=common.seed,
+            on_part=on_part,
+        )
+    if rows.frame is not None and output.suffix.lower() in FRAME_SUFFIXES:
+        write_frame(output, found.as_they_came())
+    elif rows.names:
+        write_rows(output, found.table())
+    else:
+        made = replace(rows, values=found.values)
+        _write_rows(fitted, output, made, pictures=made.values)
+    filled = found.filled
+    say(f"{sum(filled.values())} gaps filled in {len(rows)} rows: {output}", common.quiet)
+    for name, number in filled.items() if rows.names else ():
+        say(f"  {name}: {number}", common.quiet)
+    say(ASSUMPTION, common.quiet)
+    known = None if intervals is None else fitted.intervals.sentence(intervals)
+    if known is not None:
+        say(known, common.quiet)
+    for warning in found.warnings:
+        warn(warning, common.quiet)
+    common.finish(
+        {
+            "rows": len(rows),
+            "output": str(output),
+            "filled": filled,
+            "assumption": ASSUMPTION,
+            "intervals": known,
+            "warnings": list(found.warnings),
+        }
+    )
 
 
 def interpolate(
@@ -168,27 +313,28 @@ def interpolate(
 ) -> None:
     """What lies between two rows? Decodes the path between them in latent space."""
     fitted = _open_for_rows(model, output, common)
-    values = fitted.interpolate(data, start, end, steps)
-    _write_rows(fitted, output, values, None, pictures=values)
+    made = fitted.interpolated(data, start, end, steps)
+    _write_rows(fitted, output, made, pictures=made.values)
     _tell(steps, output, common)
 
 
 def check(*, common: Common = DEFAULT) -> int:
     """Are the numbers right here? Runs models whose answers are known through every estimator."""
+    from unveil.check.run import self_test
     from unveil.cli.screen import show_check
-    from unveil.evidence.check import self_test
 
     common.require_writable()
-    identities, estimates = self_test(common.seed)
-    show_check(identities, estimates, common.quiet)
-    lines = [*identities, *estimates]
-    right = all(line.holds for line in lines)
-    common.finish({"right": right, "lines": [vars(line) | {"holds": line.holds} for line in lines]})
-    return 0 if right else 1
+    test = self_test(common.seed)
+    show_check(test, common.quiet)
+    lines = [vars(line) | {"holds": line.holds} for line in test.lines]
+    common.finish({"right": test.right, "lines": lines})
+    return 0 if test.right else 1
 
 
-ALL = (fit, evaluate, encode, reconstruct, sample, interpolate, check)
+ALL = (fit, evaluate, encode, reconstruct, sample, score, impute, interpolate, check)
 
+# Rows that one in so many would be as unusual as are counted on the screen.
+UNUSUAL = 0.01
 MOST_PAIRS = 40
 PAIRS_ABREAST = 10
 
@@ -215,16 +361,18 @@ def _values(where: tuple[str, ...]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in where)
 
 
-def _write_rows(
-    fitted: "Fitted",
-    output: Path,
-    values: "np.ndarray",
-    like: "Rows | None",
-    *,
-    pictures: "np.ndarray",
-) -> None:
+def _condition(text: str) -> "str | tuple[str | None, str | None]":
+    """A value, or the ends of LOW..HIGH, one of which may be left open.
+
+    >>> _condition("3"), _condition("20..40"), _condition("..5")
+    ('3', ('20', '40'), (None, '5'))
+    """
+    low, dots, high = text.partition("..")
+    return (low or None, high or None) if dots else text
+
+
+def _write_rows(fitted: "Fitted", output: Path, rows: "Rows", *, pictures: "np.ndarray") -> None:
     """Write rows in the data's units, or their pictures where the suffix asks for them."""
-    from unveil.data.read import Rows
     from unveil.data.write import write_rows
     from unveil.figures import picture_grid, save_picture
 
@@ -239,9 +387,7 @@ def _write_rows(
         )
         save_picture(output, mosaic)
         return
-    names = () if fitted.schema.shared else fitted.schema.names
-    labels, given = ({}, {}) if like is None else (like.labels, like.given)
-    write_rows(output, Rows(values, names, labels, given=given))
+    write_rows(output, rows)
 
 
 def _range(values: "np.ndarray") -> tuple[float, float]:
@@ -261,8 +407,8 @@ def _in_rows_of_pairs(pairs: "np.ndarray") -> "np.ndarray":
     return np.concatenate([line[:, side] for line in lines for side in (0, 1)])
 
 
-def _tell(number: int, output: Path, common: Common) -> None:
+def _tell(number: int, output: Path, common: Common, **more: object) -> None:
     from unveil.cli.screen import say
 
     say(f"{number} rows: {output}", common.quiet)
-    common.finish({"rows": number, "output": str(output)})
+    common.finish({"rows": number, **more, "output": str(output)})

@@ -7,8 +7,9 @@ from typing import Any, Generic, TypeVar, final
 
 import numpy as np
 
+from unveil.data.observed import distinct, moments
 from unveil.data.read import Rows, listed
-from unveil.data.schema import distinct, entry, moments, numbers
+from unveil.data.schema import entry, numbers
 from unveil.errors import InputError
 
 FEW = 10  # whole numbers of no more than these values are classes, not amounts
@@ -114,7 +115,8 @@ class Class(Covariate, Generic[T]):
         if not isinstance(self.categories[0], str):
             cells = _as_numbers(self.name, cells, source)  # 1 and 1.0 are one category
         values, which = np.unique(cells, return_inverse=True)
-        places = np.array([known.get(_written(value), -1) for value in values])[which.reshape(-1)]
+        places = np.array([known.get(_written(value), -1) for value in values], int)
+        places = places[which.reshape(-1)]
         if (places < 0).any():
             row = int(np.argmax(places < 0))
             raise InputError(

@@ -2,34 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from unveil.data.read import Rows, blocks, cell_named, listed, numbered
+from unveil.data.read import Rows, blocks
 from unveil.data.schema import Column, Schema
 from unveil.errors import InputError
-
-CORRECT_IT = "correct the cell, or leave it empty if it is missing"
-
-
-def fits(schema: Schema, rows: Rows) -> Rows:
-    """The rows in the order of the schema's columns, once every cell is one that it admits.
-
-    The columns of a table are matched by name, those of an array without names by position.
-
-    Raises InputError naming the column, the row and the value that does not fit.
-
-    >>> schema = Schema((2,), (Column("a", "real"), Column("b", "real")), gaps=False)
-    >>> fits(schema, Rows(np.array([[2.0, 1.0]]), names=("b", "a"))).values
-    array([[1., 2.]])
-    """
-    rows = _same_shape(schema, rows) if schema.shared else _same_columns(schema, rows)
-    for column, cells in columns_of(schema, rows.values):
-        require_admitted(column, cells, rows, CORRECT_IT)
-    return rows
 
 
 def encode(schema: Schema, rows: Rows) -> np.ndarray:
@@ -174,62 +154,3 @@ def _shift_and_unit(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     """Of the modelled columns, to be broadcast over the last axis."""
     columns = [schema.columns[position] for position in schema.modelled]
     return np.array([c.shift for c in columns]), np.array([c.unit for c in columns])
-
-
-def _same_shape(schema: Schema, rows: Rows) -> Rows:
-    if rows.event_shape != schema.event_shape:
-        raise InputError(
-            f"expected rows of shape {schema.event_shape}, but those of {rows.source} have shape "
-            f"{rows.event_shape}; reshape them as the training rows were"
-        )
-    return replace(rows, names=()) if rows.names else rows
-
-
-def _same_columns(schema: Schema, rows: Rows) -> Rows:
-    if rows.names == schema.names:
-        return rows
-    unnamed = rows.names in ((), numbered(len(rows.names)))
-    if unnamed and rows.event_shape == schema.event_shape:
-        return replace(rows, names=schema.names)
-    if not rows.names:
-        raise InputError(
-            f"expected {len(schema.names)} columns, but the rows of {rows.source} have shape "
-            f"{rows.event_shape}; give the columns {listed(schema.names)} in this order"
-        )
-    _require_names(schema, rows)
-    order = [rows.names.index(name) for name in schema.names]
-    return replace(rows, values=rows.values[:, order], names=schema.names)
-
-
-def _require_names(schema: Schema, rows: Rows) -> None:
-    missing = [name for name in schema.names if name not in rows.names]
-    if missing:
-        raise InputError(
-            f"expected the columns that the model was fitted on, but {rows.source} lacks "
-            f"{listed(missing)}; add them, left empty where they are unknown"
-        )
-    extra = [name for name in rows.names if name not in schema.names]
-    if extra:
-        raise InputError(
-            f"expected only the columns that the model was fitted on, but {rows.source} also has "
-            f"{listed(extra)}; set them aside with --label or --drop"
-        )
-
-
-def require_admitted(column: Column, cells: np.ndarray, rows: Rows, way_out: str) -> None:
-    """Nothing, once the column admits every one of its cells (row, ...).
-
-    Raises InputError naming the place and the value otherwise, and the way out.
-
-    >>> rows = Rows(np.array([[3.0], [np.nan]]), names=("a",))
-    >>> require_admitted(Column("a", "real"), rows.values[:, 0], rows, CORRECT_IT)
-    """
-    for block in blocks(cells):
-        strange = ~column.admits(cells[block])
-        if strange.any():
-            row, *cell = (int(axis) for axis in np.argwhere(strange)[0])
-            place = cell_named((), cell) if cell else f"column {column.name!r}"
-            raise InputError(
-                f"expected {column.expected} in {place}, but row {row + block.start} (counted "
-                f"from 0) of {rows.source} holds {cells[block][row][tuple(cell)]:.9g}; {way_out}"
-            )

@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
-from numbers import Number
 from pathlib import Path
 from typing import Any, final
 
 import narwhals as nw
 import numpy as np
 
+from unveil.data.native import BOOLEAN, INTEGER, NUMBER, is_gap, measure, native, plain
 from unveil.errors import InputError
 
 CELLS_PER_BLOCK = 2**20  # 8 MiB as float64: large enough for numpy, small beside any data
 # A larger array stays in its file. A smaller one is read, so that nothing can change beneath it.
 LARGEST_READ = 2**27
+ARRAY = "numpy"  # the form of rows that came as an array, or are bundled
+_NUMBERS = (NUMBER, INTEGER, BOOLEAN)  # what rides along as numbers
 
 
 @final
@@ -43,6 +45,12 @@ class Rows:
     source: str = "the data"  # what to call these rows in a sentence
     # Conditioned on and never modelled: name -> (row,) of numbers or text; NaN or "" = missing.
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # What a table's columns hold, one of `native.TYPES`; numbers where nothing else is said. The
+    # values of a worded one are places among its words.
+    types: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    form: str = ARRAY  # what rows come as: an array, or the library whose frame they were
+    frame: Any = None  # that frame, of all the rows and columns as they came; None without one
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -52,6 +60,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.values)
 
+    def type_of(self, name: str) -> str:
+        """What the column holds."""
+        return self.types.get(name, NUMBER)
+
     def take(self, index: np.ndarray | slice | Sequence[int]) -> "Rows":
         """The rows at `index` (positions, a mask or a slice), with their labels and covariates.
 
@@ -60,7 +72,16 @@ class Rows:
         """
         labels = {name: label[index] for name, label in self.labels.items()}
         given = {name: covariate[index] for name, covariate in self.given.items()}
-        return replace(self, values=self.values[index], labels=labels, given=given)
+        return replace(self, values=self.values[index], labels=labels, given=given, frame=None)
+
+    def beside(self, name: str) -> np.ndarray:
+        """The cells of a column as they ride along, (row,): numbers, or text, "" where missing.
+
+        >>> Rows(np.array([[1.0]]), ("size",), words={"size": ("S", "M")}).beside("size").tolist()
+        ['M']
+        """
+        values = self.values[:, self.names.index(name)]
+        return carried(values, self.type_of(name), self.words.get(name, ()))
 
 
 def read(
@@ -75,11 +96,12 @@ def read(
     `label` names the columns that ride along without being modelled, `drop` those to forget and
     `given` those to condition on, which may be labels too: a label that the data bring along is
     one no more where only `given` names it. Values keep their units and their dtype; missing cells
-    become NaN. A text label or covariate is read as text, with an empty string where it is
-    missing. A large `.npy` stays in its file, and its values are a memory map.
+    become NaN. Words, booleans and dates are measured as `native.measure` says. A text label or
+    covariate is read as text, with an empty string where it is missing. A large `.npy` stays in its
+    file, and its values are a memory map.
 
-    Raises InputError, in one sentence, when the source cannot be read or holds anything but
-    numbers in the columns that are to be modelled.
+    Raises InputError, in one sentence, when the source cannot be read or a column that is to be
+    modelled holds anything else.
 
     >>> rows = read("iris", drop=["sepal width (cm)"])
     >>> rows.values.shape, sorted(rows.labels)
@@ -139,6 +161,18 @@ def listed(names: Collection[str], most: int = 20) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def carried(values: np.ndarray, kind: str, words: Sequence[str] = ()) -> np.ndarray:
+    """A column (row,) as it rides along: numbers, or what is no number as text, "" where missing.
+
+    >>> carried(np.array([19000.0, np.nan]), "date").tolist()
+    ['2022-01-08', '']
+    """
+    if kind in _NUMBERS and not words:
+        return values
+    one = native(kind, words)
+    return np.array(["" if np.isnan(value) else one.tell(value) for value in values], np.str_)
+
+
 # From anything to rows
 
 
@@ -162,7 +196,7 @@ def _rows(contents: Any, source: str, aside: Collection[str]) -> Rows:
 
 
 def _from_array(array: np.ndarray, source: str) -> Rows:
-    values = _numeric_array(array, source)
+    values = plain(array, source)
     if values.ndim < 2:
         raise InputError(
             f"expected an array of rows with two axes or more, but {source} has shape "
@@ -170,24 +204,6 @@ def _from_array(array: np.ndarray, source: str) -> Rows:
         )
     is_table = values.ndim == 2 and values.dtype != np.uint8
     return Rows(values, names=numbered(values.shape[1]) if is_table else (), source=source)
-
-
-def _numeric_array(array: np.ndarray, source: str) -> np.ndarray:
-    """The array in a native dtype of at most eight bytes, booleans as 0 and 1."""
-    if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"expected an array of numbers, but {source} has dtype {array.dtype}; "
-            f"convert it to integers or floats first"
-        )
-    if isinstance(array, np.ma.MaskedArray):
-        return np.ma.filled(array.astype(np.float64), np.nan)
-    if array.dtype == np.bool_:
-        return array.view(np.uint8)
-    if array.dtype.itemsize > 8:  # long double
-        return array.astype(np.float64)
-    if isinstance(array, np.memmap):  # left in its file, in its own byte order
-        return array
-    return np.asarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _from_tensor(tensor: Any) -> np.ndarray:
@@ -219,9 +235,17 @@ def _frame(contents: Any, source: str) -> nw.DataFrame[Any]:
 def _from_frame(frame: nw.DataFrame[Any], source: str, aside: Collection[str]) -> Rows:
     series = [(str(name), frame.get_column(name)) for name in frame.columns]
     labels = {name: _label(cells) for name, cells in series if name in aside}
-    columns = {name: _numbers(cells, name) for name, cells in series if name not in aside}
-    values = _stacked(list(columns.values()), len(frame))
-    return Rows(values, tuple(columns), labels, source)
+    columns = {name: measure(cells, name) for name, cells in series if name not in aside}
+    return Rows(
+        values=_stacked([values for values, _, _ in columns.values()], len(frame)),
+        names=tuple(columns),
+        labels=labels,
+        source=source,
+        types={name: kind for name, (_, kind, _) in columns.items()},
+        words={name: words for name, (_, _, words) in columns.items() if words},
+        form=frame.implementation.value,
+        frame=frame,
+    )
 
 
 def _stacked(columns: list[np.ndarray], rows: int) -> np.ndarray:
@@ -233,41 +257,11 @@ def _stacked(columns: list[np.ndarray], rows: int) -> np.ndarray:
     return values
 
 
-def _numbers(series: nw.Series[Any], name: str) -> np.ndarray:
-    """One column of a frame as numbers, NaN where it is missing."""
-    if not (series.dtype.is_numeric() or series.dtype == nw.Boolean):
-        return _numbers_among(series.to_list(), name)
-    if series.null_count() or series.dtype.is_decimal():
-        series = series.cast(nw.Float64)
-    return _numeric_array(series.to_numpy(), f"column {name!r}")
-
-
-def _numbers_among(cells: list[Any], name: str) -> np.ndarray:
-    """The cells of a column without a numeric type: numbers and gaps only, or an error."""
-    gaps = [cell is None or cell != cell for cell in cells]
-    strangers = [
-        row
-        for row, (cell, gap) in enumerate(zip(cells, gaps, strict=True))
-        if not gap
-        if not isinstance(cell, Number)
-    ]
-    if strangers:
-        row = next((row for row in strangers if not _reads_as_number(cells[row])), strangers[0])
-        raise InputError(
-            f"expected numbers in column {name!r}, but row {row} (counted from 0) holds "
-            f"{str(cells[row])!r}; keep the column as a label with --label {name!r}, or leave it "
-            f"out with --drop {name!r}"
-        )
-    return np.array([np.nan if gap else cell for cell, gap in zip(cells, gaps, strict=True)], float)
-
-
 def _label(series: nw.Series[Any]) -> np.ndarray:
     """A column that is only carried along: numbers where it has them, text otherwise."""
     if series.dtype.is_numeric() or series.dtype == nw.Boolean:
-        return _numbers(series, series.name)
-    return np.array(
-        ["" if cell is None or cell != cell else str(cell) for cell in series.to_list()]
-    )
+        return measure(series, series.name)[0]
+    return np.array(["" if is_gap(cell) else str(cell) for cell in series.to_list()], np.str_)
 
 
 def _set_aside(rows: Rows, label: Sequence[str], drop: Sequence[str], given: Sequence[str]) -> Rows:
@@ -276,9 +270,7 @@ def _set_aside(rows: Rows, label: Sequence[str], drop: Sequence[str], given: Seq
     if not aside:
         return rows
     _require_columns(rows, label, drop, given)
-    split_off = {
-        name: rows.values[:, rows.names.index(name)] for name in rows.names if name in aside
-    }
+    split_off = {name: rows.beside(name) for name in rows.names if name in aside}
     beside = {**split_off, **rows.labels}
     forgotten = {*drop, *given} - {*label}
     labels = {name: cells for name, cells in beside.items() if name not in forgotten}
@@ -333,7 +325,7 @@ def _checked(rows: Rows) -> Rows:
     if prod(rows.event_shape) == 0:
         raise InputError(
             f"expected at least one column to model, but {rows.source} has none left; give it "
-            f"columns of numbers, or name fewer with --label and --drop"
+            f"columns, or name fewer with --label and --drop"
         )
     if "" in rows.names:
         raise InputError(
@@ -444,8 +436,10 @@ def _read_csv(path: Path) -> Any:
             raise _not_utf8(path)
     # One block for the whole file: a column's type is inferred from its first block alone.
     whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
+    # What stands for a gap among numbers does so among words, unless it is quoted.
+    gaps = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
     try:
-        table = csv.read_csv(path, read_options=whole)
+        table = csv.read_csv(path, read_options=whole, convert_options=gaps)
     except ArrowInvalid as error:
         if "columns, got" not in str(error):
             raise

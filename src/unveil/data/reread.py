@@ -8,20 +8,24 @@ from math import exp, inf, isfinite, tau
 
 import numpy as np
 
-from unveil.data.encode import columns_of, require_admitted
+from unveil.data.admit import require_admitted
+from unveil.data.encode import columns_of
+from unveil.data.observed import distinct, moments, observed
 from unveil.data.read import Rows, listed
 from unveil.data.schema import (
+    AMOUNT,
     ANGLE,
     CATEGORY,
+    CLASSES,
     COUNT,
+    GRID,
     ORDINAL,
     POSITIVE,
     PROPORTION,
+    REAL,
     Column,
     Schema,
     count,
-    distinct,
-    observed,
 )
 from unveil.errors import InputError
 
@@ -37,14 +41,15 @@ def reread(
 ) -> Schema:
     """The schema of training rows with columns, all unless named, read as another kind.
 
-    `kind` is one of READINGS: a count; a positive number; an angle with its `period`; a proportion,
-    between `low` and `high` if given; a category or an ordinal. A column that holds one value only
-    stays constant, and the single column of shared cells stands for all of them.
+    `kind` is one of READINGS: a count; any number; a grid with its `step`; a positive number; an
+    amount; an angle with its `period`; a proportion, between `low` and `high` if given; a category
+    or an ordinal. A column that holds one value only stays constant, and the single column of
+    shared cells stands for all of them.
 
     Raises InputError for a kind or an option that there is not, a column that the schema has not,
-    and a value that the kind cannot have.
+    and a value that the kind cannot have, as no words can be counted.
 
-    >>> from unveil.data.schema import infer
+    >>> from unveil.data.infer import infer
     >>> rows = Rows(np.arange(24.0).reshape(12, 2) % 9 + 1, names=("stars", "price"))
     >>> [column.kind for column in reread(infer(rows), rows, "ordinal", ["stars"]).columns]
     ['ordinal', 'grid']
@@ -68,7 +73,7 @@ def reread(
         columns=tuple(
             column
             if column.is_constant or column.name not in names
-            else _suiting(reading(column, cells), cells, rows)
+            else _suiting(column, reading(column, cells), cells, rows)
             for column, cells in columns_of(schema, rows.values)
         ),
     )
@@ -83,6 +88,35 @@ def counted(column: Column, cells: np.ndarray) -> Column:
     return count(column.name)
 
 
+def real(column: Column, cells: np.ndarray) -> Column:
+    """The column read as any number: x in standard deviations from the mean.
+
+    >>> real(Column("price", "count", step=1.0, low=0.0), np.array([1.0, 3.0])).shift
+    2.0
+    """
+    mean, sd, _ = moments(column.name, cells)
+    return Column(column.name, REAL, mean, sd)
+
+
+def gridded(column: Column, cells: np.ndarray, *, step: float = 1.0) -> Column:
+    """The column read as values a step apart, one of which is the first observed.
+
+    Raises InputError for a step that is not above 0.
+
+    >>> gridded(Column("price", "real"), np.array([0.25, 1.25, 1.5]), step=0.25).shift
+    1.0
+    """
+    if not (isfinite(step) and step > 0):
+        raise InputError(
+            f"expected a step above 0 for column {column.name!r}, but {step} came; give how far "
+            f"its values are apart"
+        )
+    mean, sd, _ = moments(column.name, cells)
+    point = next(float(values[0]) for values in observed(cells) if values.size)
+    grid = Column(column.name, GRID, point, sd, step)
+    return replace(grid, shift=float(grid.nearest(np.array([mean]))[0]))
+
+
 def positive(column: Column, cells: np.ndarray) -> Column:
     """The column read as numbers above 0: x = value / unit, unit their geometric mean.
 
@@ -94,6 +128,19 @@ def positive(column: Column, cells: np.ndarray) -> Column:
     unit = exp(sum(log.sum() for log in logs) / size) if size else 1.0
     smallest = float(np.finfo(np.float32).tiny) * unit  # the least x that float32 holds in full
     return Column(column.name, POSITIVE, unit=unit, low=smallest)
+
+
+def amount(column: Column, cells: np.ndarray) -> Column:
+    """The column read as 0 or a number above it: x = value / unit, unit the geometric mean of what
+    is above 0; on the column's own grid where that goes through 0.
+
+    >>> amount(Column("gain", "grid", 3.0, 9.0, step=1.0), np.array([0.0, 0.0, 1.0, 100.0])).step
+    1.0
+    """
+    unit = positive(column, cells[cells > 0]).unit
+    through_zero = replace(column, kind=AMOUNT, shift=0.0, unit=unit, low=0.0, high=inf, levels=())
+    on_grid = all(through_zero.admits(values).all() for values in observed(cells))
+    return through_zero if on_grid else replace(through_zero, step=0.0)
 
 
 def angular(column: Column, cells: np.ndarray, *, period: float) -> Column:
@@ -165,7 +212,10 @@ def ordinal(column: Column, cells: np.ndarray) -> Column:
 
 READINGS: Mapping[str, Callable[..., Column]] = {
     COUNT: counted,
+    REAL: real,
+    GRID: gridded,
     POSITIVE: positive,
+    AMOUNT: amount,
     ANGLE: angular,
     PROPORTION: proportional,
     CATEGORY: categorical,
@@ -185,7 +235,15 @@ def _classed(column: Column, kind: str, cells: np.ndarray) -> Column:
     return Column(column.name, kind, step=1.0, low=0.0, high=last, levels=tuple(levels.tolist()))
 
 
-def _suiting(column: Column, cells: np.ndarray, rows: Rows) -> Column:
+def _suiting(column: Column, read: Column, cells: np.ndarray, rows: Rows) -> Column:
+    """What a column was read as, once its cells can be that."""
+    if column.words and read.kind not in CLASSES:
+        raise InputError(
+            f"expected numbers in column {column.name!r} to read it as {read.kind}, but it holds "
+            f"{column.expected}; leave it out with --drop {column.name!r}, or choose --likelihood "
+            f"auto, which suits each column"
+        )
+    column = replace(read, type=column.type, words=column.words)
     way_out = f"correct the cell, or read the column as another kind than {column.kind}"
     require_admitted(column, cells, rows, way_out)
     return column

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from math import inf, isfinite, isqrt, prod
+from math import inf, isfinite, isqrt, nan, prod
 from typing import Any, final
 
 import numpy as np
 
-from unveil.data.read import Rows, blocks, listed, numbered
+from unveil.data.native import DATE, DATETIME, NUMBER, TYPES, WORDED, native
+from unveil.data.read import ARRAY, listed
 from unveil.errors import InputError
 
 (
@@ -19,6 +20,7 @@ from unveil.errors import InputError
     CONSTANT,
     COUNT,
     POSITIVE,
+    AMOUNT,
     ANGLE,
     PROPORTION,
     CATEGORY,
@@ -26,33 +28,23 @@ from unveil.errors import InputError
 ) = KINDS = (
     "real",  # any number
     "grid",  # values a step apart: integers, grey levels, rounded decimals
-    "binary",  # 0 or 1
+    "binary",  # 0 or 1, or one of two words
     "binarized",  # grey levels, read as probabilities of a 1
     "constant",  # one value; put back when decoding, never modelled
-    # How many there were. Inferred for a column of whole numbers, three or more of them and 0 the
-    # smallest, with a long thin tail: the variance is no less than nine tenths of the mean, the
-    # skewness is above 1, and the largest value is held by at most one cell in a hundred. In a
-    # table each column is judged by itself. Columns without names are alike: all are counts where
-    # most of them look so and the others could be, else none. A shared column is never one for
-    # pictures, nor where its largest value is the depth of an image.
-    "count",
-    # The rest is never inferred: `unveil.data.reread.reread` reads a column so.
+    "count",  # how many there were
     "positive",  # a number above 0, measured by its ratio to the geometric mean
+    "amount",  # nothing at all, exactly 0, or a number above 0, on a grid or not; measured likewise
     "angle",  # a direction, the same again after a period
     "proportion",  # a number between two ends
     "category",  # one of a few values, in no order
     "ordinal",  # one of a few values, in order
 )
+ASIDE = "aside"  # stands in the place of a kind where a column is not modelled at all
 DENSITIES = (REAL, POSITIVE, ANGLE, PROPORTION)  # without a true probability of one value
 CLASSES = (CATEGORY, ORDINAL)  # x is the code of a value among the levels
-DEPTHS = (1, 3, 7, 15, 16, 31, 63, 127, 255, 511, 1023, 4095, 16383, 65535)  # 16: digits
-FEWEST_ROWS = 10  # fewer say nothing about a scale, let alone a grid
-MOST_STEPS = 100_000  # a finer grid is as good as the real line
+OF_WORDS = (BINARY, CONSTANT, *CLASSES)  # the kinds that a column of words can have
 MOST_DECIMALS = 6
-LEAST_DISPERSION = 0.9  # of counts: variance over mean, 1 for Poisson, with room for chance
-LEAST_SKEWNESS = 1.0
-RARE = 0.01  # the share of cells that hold the largest count, at most
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @final
@@ -61,7 +53,8 @@ class Column:
     """How one column (or every cell of an image) is measured: x = (value - shift) / unit.
 
     A grid passes through `low` where that is finite, through `shift` otherwise. The value of a
-    category or an ordinal is measured by its code, its place 0, 1, ... among the `levels`.
+    category or an ordinal is measured by its code, its place 0, 1, ... among the `levels`. A word
+    is its place among the `words`, and so are then the levels.
 
     >>> age = Column("age", "grid", shift=40.0, unit=12.5, step=1.0)
     >>> age.nearest(np.array([39.2, np.nan])).tolist()
@@ -76,6 +69,8 @@ class Column:
     low: float = -inf  # smallest and largest value (or code) that it admits
     high: float = inf
     levels: tuple[float, ...] = ()  # the values that codes stand for, in order; () without codes
+    type: str = NUMBER  # what its cells hold outside the model, one of `native.TYPES`
+    words: tuple[str, ...] = ()  # of a worded type: the words that values 0, 1, ... stand for
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -93,7 +88,7 @@ class Column:
                 f"expected a step of 0 or more and low <= high for column {self.name!r}, but step "
                 f"{self.step}, low {self.low} and high {self.high} came; correct them in the schema"
             )
-        if self.kind not in (*DENSITIES, CONSTANT) and self.step == 0:
+        if self.kind not in (*DENSITIES, AMOUNT, CONSTANT) and self.step == 0:
             raise InputError(
                 f"expected column {self.name!r} of kind {self.kind} to have a step, but 0 came; "
                 f"give it one, or make it real"
@@ -104,6 +99,13 @@ class Column:
                 f"levels, with codes from 0 on in steps of 1, but "
                 f"{listed([f'{level:.9g}' for level in self.levels], 5) or 'no level'} came with "
                 f"codes from {self.low} to {self.high}; correct them in the schema"
+            )
+        if self.type not in TYPES or (self.words and not self._is_of_words):
+            raise InputError(
+                f"expected column {self.name!r} to hold one of {listed(TYPES)}, and words only "
+                f"where it is of kind {' or '.join(OF_WORDS)} and each is another, but it is "
+                f"{self.kind} of type {self.type!r} with the words "
+                f"{listed(self.words, 5) or 'none'}; correct it in the schema"
             )
 
     @property
@@ -129,25 +131,61 @@ class Column:
         """Whether the grid has both ends."""
         return isfinite(self.low) and isfinite(self.high)
 
+    def written(self, value: float) -> str:
+        """A value of the column as a person writes it: a word, a date, a number of nine digits.
+
+        >>> Column("day", "grid", shift=19000.0, step=7.0, type="date").written(19007.0)
+        '2022-01-15'
+        """
+        return native(self.type, self.words).tell(value)
+
+    def understood(self, asked: Any) -> float:
+        """The value that a person wrote: the way back from `written`.
+
+        Raises InputError for what the column cannot hold.
+
+        >>> Column("day", "grid", shift=19000.0, step=7.0, type="date").understood("2022-01-15")
+        19007.0
+        """
+        try:
+            value = native(self.type, self.words).understand(asked)
+        except (TypeError, ValueError, OverflowError):
+            value = nan
+        if not (isfinite(value) and self.admits(np.array([value])).all()):
+            raise InputError(
+                f"expected {self.expected} in column {self.name!r}, but {str(asked)!r} came; "
+                f"correct it"
+            )
+        return value
+
     @property
     def expected(self) -> str:
         """What a value must be, in words."""
         if self.is_constant:
-            return f"the one value {self.shift:.9g} that it always had"
+            return f"the one value {self.written(self.shift)} that it always had"
         if self.kind in CLASSES:
-            return f"one of {listed([f'{level:.9g}' for level in self.levels])}"
+            return f"one of {listed([self.written(level) for level in self.levels])}"
+        if self.low + self.step >= self.high:
+            return f"{self.written(self.low)} or {self.written(self.high)}"
         if self.step == 0 and self.is_bounded:
             return f"a number from {self.low:.9g} to {self.high:.9g}"
         if self.step == 0:
-            return "a number above 0" if isfinite(self.low) else "a finite number"
-        if self.low + self.step >= self.high:
-            return f"{self.low:.9g} or {self.high:.9g}"
+            return _OF_ANY_STEP.get(self.kind, "a finite number")
         grid = f"a value on the grid of step {self.step:.9g}"
         if self.is_bounded:
-            return f"{grid} from {self.low:.9g} to {self.high:.9g}"
+            return f"{grid} from {self.written(self.low)} to {self.written(self.high)}"
         if isfinite(self.low):
-            return f"{grid} from {self.low:.9g} on"
-        return f"{grid} through {self._origin:.9g}"
+            return f"{grid} from {self.written(self.low)} on"
+        return f"{grid} through {self.written(self._origin)}"
+
+    @property
+    def reason(self) -> str:
+        """What made it be of its kind, in a few words.
+
+        >>> Column("age", "grid", shift=40.0, unit=12.5, step=1.0, type="integer").reason
+        'whole numbers'
+        """
+        return _REASONS[self.kind](self)
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
         """The nearest values that the column can take, float64, in the data's units; NaN stays.
@@ -202,7 +240,8 @@ class Column:
         """Decoded cells as they can occur: grids rounded, constants put back, codes as the values
         that they stand for, angles in the period that the data were written in.
 
-        Binary cells and counts are left as they are, for they may hold probabilities and rates.
+        Binary cells, counts and amounts are left as they are, for they may hold probabilities and
+        means; an amount that float32 moved a little off its grid is put back.
 
         >>> from math import tau
         >>> Column("wind", "angle", unit=360.0 / tau, low=0.0, high=360.0).settle(
@@ -241,6 +280,14 @@ class Column:
         codes = (self.step, self.low, self.high) == (1.0, 0.0, len(self.levels) - 1.0)
         return len(self.levels) > 1 and rising and codes
 
+    @property
+    def _is_of_words(self) -> bool:
+        """Whether there are words, each another, of a kind and a type that has them."""
+        ends = (self.shift, self.shift) if self.is_constant else (self.low, self.high)
+        places = (0.0, len(self.words) - 1.0)
+        distinct = len(set(self.words)) == len(self.words)
+        return self.kind in OF_WORDS and self.type in WORDED and distinct and ends == places
+
     def _code(self, values: np.ndarray) -> np.ndarray:
         """The places among the levels of those nearest to the values; NaN stays."""
         levels = np.array(self.levels)
@@ -254,6 +301,10 @@ class Column:
         places = np.where(missing, 0, nearest).astype(np.int64)
         return np.where(missing, np.nan, np.array(self.levels)[places])
 
+    def _on_grid(self, values: np.ndarray) -> np.ndarray:
+        """The grid's value where it is all but that."""
+        return np.where(self.admits(values), self.nearest(values), values)
+
     def _turned(self, values: np.ndarray) -> np.ndarray:
         """The same directions between low and high."""
         return self.low + (values - self.low) % (self.high - self.low)
@@ -261,6 +312,15 @@ class Column:
 
 def _as_it_is(column: Column, values: np.ndarray) -> np.ndarray:
     return values
+
+
+def count(name: str) -> Column:
+    """A column of counts: x is the count itself.
+
+    >>> count("visits").expected
+    'a value on the grid of step 1 from 0 on'
+    """
+    return Column(name, COUNT, step=1.0, low=0.0)
 
 
 # Where the cells of a kind are more than measured: on the way in, and on the way out.
@@ -273,11 +333,57 @@ _SETTLED: Mapping[str, Callable[[Column, np.ndarray], np.ndarray]] = {
     GRID: Column.nearest,
     CONSTANT: Column.nearest,
     POSITIVE: Column.nearest,
+    AMOUNT: Column._on_grid,
     ANGLE: Column._turned,
     PROPORTION: Column.nearest,
     CATEGORY: Column._level,
     ORDINAL: Column._level,
 }
+# What a number without a step must be, where it is not any.
+_OF_ANY_STEP: Mapping[str, str] = {
+    POSITIVE: "a number above 0",
+    AMOUNT: "0 or a number above 0",
+}
+
+
+_STEPS: Mapping[str, str] = {DATE: "days", DATETIME: "seconds"}
+
+
+def _values(column: Column) -> str:
+    return f"{len(column.levels or (0, 1))} values, {column.type}"
+
+
+def _grid(column: Column) -> str:
+    if column.type in _STEPS:
+        return f"{column.step:.9g} {_STEPS[column.type]} apart"
+    if column.low + column.step >= column.high:
+        return "2 values"
+    return "whole numbers" if column.step == 1 else f"a step of {column.step:.9g}"
+
+
+_REASONS: Mapping[str, Callable[[Column], str]] = {
+    REAL: lambda column: "numbers of any size",
+    GRID: _grid,
+    BINARY: _values,
+    BINARIZED: lambda column: "grey levels as probabilities",
+    CONSTANT: lambda column: f"one value, {column.written(column.shift)}",
+    COUNT: lambda column: "whole numbers from 0, a long tail",
+    POSITIVE: lambda column: "above 0, a long tail",
+    AMOUNT: lambda column: "often exactly 0, else a long tail",
+    ANGLE: lambda column: f"the same again after {column.high - column.low:.9g}",
+    PROPORTION: lambda column: f"from {column.low:.9g} to {column.high:.9g}",
+    CATEGORY: _values,
+    ORDINAL: lambda column: f"{len(column.levels)} values in order",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Aside:
+    """A column that rides along and is not modelled, and why not."""
+
+    name: str
+    why: str
 
 
 @final
@@ -294,6 +400,8 @@ class Schema:
     event_shape: tuple[int, ...]
     columns: tuple[Column, ...]
     gaps: bool  # whether the training rows had missing cells
+    aside: tuple[Aside, ...] = ()  # columns of a table that are not modelled
+    form: str = ARRAY  # what the training rows came as, see `Rows`
 
     def __post_init__(self) -> None:
         if not self.shared and self.event_shape != (len(self.columns),):
@@ -348,7 +456,7 @@ class Schema:
     @property
     def has_masses_only(self) -> bool:
         """Whether every modelled cell has true probabilities rather than a density."""
-        return all(self.columns[i].kind not in DENSITIES for i in self.modelled)
+        return all(self.columns[i].step > 0 for i in self.modelled)
 
     def binarized(self) -> "Schema":
         """The schema with grey levels read as probabilities of a 1.
@@ -363,7 +471,9 @@ class Schema:
             "format_version": FORMAT_VERSION,
             "event_shape": list(self.event_shape),
             "gaps": self.gaps,
+            "form": self.form,
             "columns": [_column_to_document(column) for column in self.columns],
+            "aside": [asdict(column) for column in self.aside],
         }
 
     @classmethod
@@ -388,156 +498,9 @@ class Schema:
             event_shape=tuple(shape),
             columns=tuple(map(_column_from_document, entry(document, "columns", list))),
             gaps=entry(document, "gaps", bool),
+            form=entry(document, "form", str),
+            aside=tuple(map(_aside_from_document, entry(document, "aside", list))),
         )
-
-
-def infer(rows: Rows) -> Schema:
-    """The schema of training rows, from their observed cells.
-
-    Cells of images and pixel arrays share one column; a table has one for each of its own. Scales
-    are a mean and a standard deviation, or half the depth of an image, so that x is about 1.
-    Steps are as large as the data allow. Counts are told by their long tail, as KINDS says.
-
-    Raises InputError for fewer than ten rows, a column without a value, no column that varies,
-    and values whose scale floating point cannot hold.
-
-    >>> rows = Rows(np.arange(12.0)[:, None] * [10.0, 0.5], names=("price", "weight"))
-    >>> [(column.kind, column.step) for column in infer(rows).columns]
-    [('grid', 10.0), ('grid', 0.5)]
-    """
-    if len(rows) < FEWEST_ROWS:
-        raise InputError(
-            f"expected at least {FEWEST_ROWS} rows to learn from, but {rows.source} has "
-            f"{len(rows)}; add rows"
-        )
-    if rows.names:
-        columns = tuple(
-            _column(name, cells, distinct(name, cells))
-            for name, cells in zip(rows.names, rows.values.T, strict=True)
-        )
-        columns = _with_counts(columns, rows)
-    else:
-        columns = (_shared_column(rows.values),)
-    gaps = any(np.isnan(rows.values[block]).any() for block in blocks(rows.values))
-    return Schema(rows.event_shape, columns, gaps=gaps)
-
-
-# One column
-
-
-def _shared_column(values: np.ndarray) -> Column:
-    """Every cell of an image: 0 and 1, grey levels from 0 to a depth, or as a column of a table."""
-    levels = distinct("cell", values)
-    if np.isin(levels, (0, 1)).all() and len(levels) == 2:
-        return _binary("cell")
-    column = _column("cell", values, levels)
-    if values.ndim == 2 and levels[-1] not in DEPTHS and _looks_counted(column, values):
-        return count("cell")
-    grids = [(1.0, float(depth)) for depth in DEPTHS] + [(1 / depth, 1.0) for depth in DEPTHS]
-    for step, high in grids:
-        if _are_grey_levels(levels, step, high):
-            return Column("cell", GRID, high / 2, high / 2, step, low=0.0, high=high)
-    return column
-
-
-def _are_grey_levels(levels: np.ndarray, step: float, high: float) -> bool:
-    """Whether the levels lie on 0, step, ..., high, no two of them on the same point."""
-    if len(levels) < 2 or levels[0] < 0 or levels[-1] > high * (1 + 1e-6):
-        return False
-    points = np.rint(levels / step)
-    close = np.abs(levels - step * points) <= min(1e-6 * high, 1e-2 * step)
-    return bool(close.all() and (np.diff(points) > 0).all())
-
-
-def _column(name: str, values: np.ndarray, levels: np.ndarray) -> Column:
-    """The column of a table whose cells take these levels."""
-    if len(levels) == 1:
-        return Column(name, CONSTANT, shift=float(levels[0]))
-    if levels.tolist() == [0.0, 1.0]:
-        return _binary(name)
-    mean, sd, count = moments(name, values)
-    if len(levels) == 2 and count >= FEWEST_ROWS:
-        low, high = map(float, levels)
-        return Column(name, GRID, mean, sd, step=high - low, low=low, high=high)
-    grid = _decimal_grid(levels)
-    if grid is None:
-        return Column(name, REAL, mean, sd)
-    # The shift is the grid point nearest the mean, so that a grid without ends knows its place.
-    step, origin = grid
-    middle = Column(name, GRID, origin, sd, step).nearest(np.array([mean]))
-    return Column(name, GRID, float(middle[0]), sd, step)
-
-
-def _binary(name: str) -> Column:
-    return Column(name, BINARY, step=1.0, low=0.0, high=1.0)
-
-
-def count(name: str) -> Column:
-    """A column of counts: x is the count itself.
-
-    >>> count("visits").expected
-    'a value on the grid of step 1 from 0 on'
-    """
-    return Column(name, COUNT, step=1.0, low=0.0)
-
-
-def _with_counts(columns: tuple[Column, ...], rows: Rows) -> tuple[Column, ...]:
-    """The columns of a table, counts among them: each by itself, or all alike without names."""
-    cells = rows.values.T
-    counted = [_looks_counted(*pair) for pair in zip(columns, cells, strict=True)]
-    if rows.names == numbered(len(columns)):
-        varying = [i for i, column in enumerate(columns) if not column.is_constant]
-        most = 2 * sum(counted) > len(varying)
-        counted = [most and all(_could_be_counts(cells[i]) for i in varying)] * len(columns)
-    return tuple(
-        count(column.name) if counts and not column.is_constant else column
-        for column, counts in zip(columns, counted, strict=True)
-    )
-
-
-def _could_be_counts(values: np.ndarray) -> bool:
-    return all(count("").admits(cells).all() for cells in observed(values))
-
-
-def _looks_counted(column: Column, values: np.ndarray) -> bool:
-    """Whether cells on a grid have the long thin tail of counts; KINDS says how it is told."""
-    if column.kind != GRID or column.step != 1 or column.is_bounded:
-        return False
-    if min(cells.min() for cells in observed(values) if cells.size) != 0:
-        return False
-    mean, sd, size = moments(column.name, values)
-    largest = max(cells.max() for cells in observed(values) if cells.size)
-    top = sum(np.count_nonzero(cells == largest) for cells in observed(values))
-    cubes = sum(((cells.astype(np.float64) - mean) ** 3).sum() for cells in observed(values))
-    return bool(
-        sd**2 >= LEAST_DISPERSION * mean
-        and cubes / size > LEAST_SKEWNESS * sd**3
-        and top <= RARE * size
-    )
-
-
-def _decimal_grid(levels: np.ndarray) -> tuple[float, float] | None:
-    """The widest step, and a point, of a decimal grid that holds the levels; None without one.
-
-    The values are the floats nearest to decimals: float32 if all of them are exact in float32.
-    """
-    if len(levels) > MOST_STEPS + 1:
-        return None
-    with np.errstate(over="ignore"):
-        single = bool((levels.astype(np.float32) == levels).all())
-    largest = np.abs(levels).max()
-    slack = np.abs(levels) * (2.0**-24 if single else 2.0**-50) + largest * 2.0**-50
-    for decimals in range(MOST_DECIMALS + 1):
-        tens = 10.0**decimals
-        if largest >= 2.0**53 / tens:  # past the integers that float64 tells apart
-            return None
-        whole = np.rint(levels * tens)
-        if (np.abs(levels - whole / tens) <= np.minimum(slack, 1e-2 / tens)).all():
-            step = int(np.gcd.reduce(np.diff(whole).astype(np.int64)))
-            if step == 0 or (whole[-1] - whole[0]) / step > MOST_STEPS:
-                return None
-            return step / tens, float(whole[0] / tens)
-    return None
 
 
 def _decimals(*numbers: float) -> int | None:
@@ -549,83 +512,56 @@ def _decimals(*numbers: float) -> int | None:
     return None
 
 
-def observed(values: np.ndarray) -> Iterator[np.ndarray]:
-    """The observed cells, block by block, (cell,).
-
-    >>> [cells.tolist() for cells in observed(np.array([1.0, np.nan]))]
-    [[1.0]]
-    """
-    for block in blocks(values):
-        cells = values[block]
-        yield cells[~np.isnan(cells)]
-
-
-def distinct(name: str, values: np.ndarray) -> np.ndarray:
-    """Distinct observed values in order, float64; cut short once they are too many for a grid.
-
-    Raises InputError for a column without any.
-
-    >>> distinct("a", np.array([2, 1, 2])).tolist()
-    [1.0, 2.0]
-    """
-    levels = np.empty(0)
-    for cells in observed(values):
-        levels = np.union1d(levels, np.unique(cells).astype(np.float64))
-        if len(levels) > MOST_STEPS + 1:
-            break
-    if len(levels) == 0:
-        raise InputError(
-            f"expected an observed value in column {name!r}, but every one is missing; leave the "
-            f"column out with --drop {name!r}"
-        )
-    return levels
-
-
-def moments(name: str, values: np.ndarray) -> tuple[float, float, int]:
-    """Mean, standard deviation and number of the observed cells, in float64.
-
-    Raises InputError for a spread that floating point cannot hold, or none.
-
-    >>> moments("a", np.array([1.0, 3.0, np.nan]))
-    (2.0, 1.0, 2)
-    """
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        count = sum(cells.size for cells in observed(values))
-        mean = sum(cells.sum(dtype=np.float64) for cells in observed(values)) / count
-        squares = (np.square(cells.astype(np.float64) - mean).sum() for cells in observed(values))
-        sd = np.sqrt(sum(squares) / count)
-    if not (np.isfinite(mean) and np.isfinite(sd) and sd > 0):
-        raise InputError(
-            f"expected values of one scale in column {name!r}, but they lie between "
-            f"{np.nanmin(values):.3g} and {np.nanmax(values):.3g}, whose spread floating point "
-            f"cannot hold; rescale the column, or leave it out with --drop {name!r}"
-        )
-    return float(mean), float(sd), count
-
-
 # Documents
 
 
 def _column_to_document(column: Column) -> dict[str, Any]:
-    entries = {key: value for key, value in asdict(column).items() if key != "levels"}
+    left_out = ("levels", "words")
+    entries = {key: value for key, value in asdict(column).items() if key not in left_out}
     plain = {key: None if value in (-inf, inf) else value for key, value in entries.items()}
-    return plain | ({"levels": list(column.levels)} if column.levels else {})
+    levels = column.words or column.levels
+    return plain | ({"levels": list(levels)} if levels else {})
 
 
 def _column_from_document(document: Any) -> Column:
     low = entry(document, "low", int | float | None)
     high = entry(document, "high", int | float | None)
     levels = entry(document, "levels", list) if "levels" in document else []
+    kind, words = entry(document, "kind", str), words_of(levels)
     return Column(
         name=entry(document, "name", str),
-        kind=entry(document, "kind", str),
+        kind=kind,
         shift=float(entry(document, "shift", int | float)),
         unit=float(entry(document, "unit", int | float)),
         step=float(entry(document, "step", int | float)),
         low=-inf if low is None else float(low),
         high=inf if high is None else float(high),
-        levels=tuple(numbers(levels, "levels")),
+        levels=levels_of(kind, words) if words else tuple(numbers(levels, "levels")),
+        type=entry(document, "type", str),
+        words=words,
     )
+
+
+def _aside_from_document(document: Any) -> Aside:
+    return Aside(entry(document, "name", str), entry(document, "why", str))
+
+
+def words_of(levels: Sequence[Any]) -> tuple[str, ...]:
+    """The levels that a document lists, where they are words; () where they are numbers.
+
+    >>> words_of(["no", "yes"]), words_of([1.0, 2.0])
+    (('no', 'yes'), ())
+    """
+    return tuple(levels) if all(isinstance(level, str) for level in levels) else ()
+
+
+def levels_of(kind: str, words: Sequence[str]) -> tuple[float, ...]:
+    """The levels of a column of words: their places, where its kind has levels.
+
+    >>> levels_of("category", ("a", "b")), levels_of("binary", ("a", "b"))
+    ((0.0, 1.0), ())
+    """
+    return tuple(map(float, range(len(words)))) if kind in CLASSES else ()
 
 
 def numbers(values: Sequence[Any], key: str) -> Iterator[float]:

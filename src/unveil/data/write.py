@@ -5,15 +5,18 @@ import secrets
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from unveil.data.frames import frame
+from unveil.data.native import INTEGER, NUMBER, whole
 from unveil.data.read import Rows, listed
 from unveil.errors import InputError
 
-LARGEST_INTEGER = 2.0**53  # beyond it float64 no longer tells neighbouring integers apart
+FORM = "pyarrow"  # of what is written
 
 
 def write(path: Path, columns: Mapping[str, np.ndarray]) -> None:
@@ -32,19 +35,23 @@ def write(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """
     require_suffix(path, TABLE_SUFFIXES)
     _require_table(path, columns)
+    if path.suffix.lower() in FRAME_SUFFIXES:
+        return write_frame(path, _arrow_table(columns))
     with replacing(path) as file:
-        _WRITERS[path.suffix.lower()](file, columns)
+        _ARRAY_WRITERS[path.suffix.lower()](file, columns)
 
 
 def write_rows(path: Path, rows: Rows) -> None:
     """Write rows in the format that the suffix names, so that `read` finds them again.
 
     `.csv`, `.parquet` and `.feather` take a table with the labels and the covariates as its last
-    columns; the cells of an image become columns `cell_0_0`, `cell_0_1`, ..., and whole numbers
-    become integers. An `.npz` holds the array `x` (row, *event) beside the names, the labels and
-    the covariates, an `.npy` that array alone, both in the dtype of the values.
+    columns, words as words and dates as dates; the cells of an image become columns `cell_0_0`,
+    `cell_0_1`, ..., and whole numbers become integers. An `.npz` holds the array `x` (row, *event)
+    beside the names, the labels and the covariates, an `.npy` that array alone, both in the dtype
+    of the values.
 
-    Raises InputError for a path that cannot be written to, and for a label called like a column.
+    Raises InputError for a path that cannot be written to, for a label called like a column, and
+    for words bound for an array.
 
     >>> path = getfixture("tmp_path") / "rows.csv"
     >>> write_rows(path, Rows(np.array([[3.0, 0.5]]), ("age", "dose"), {"arm": np.array(["a"])}))
@@ -54,15 +61,33 @@ def write_rows(path: Path, rows: Rows) -> None:
     require_suffix(path, TABLE_SUFFIXES)
     match path.suffix.lower():
         case ".npy":
+            _require_numbers(path, rows)
             with replacing(path) as file:
                 _write_array(file, rows.values)
         case ".npz":
+            _require_numbers(path, rows)
             named = {"names": np.array(rows.names)} if rows.names else {}
             arrays = _beside({"x": rows.values, **named}, rows)
             with replacing(path) as file:
                 _write_archive(file, arrays)
+        case _ if rows.names:
+            write_frame(path, _beside_frame(_in_file(rows), rows))
         case _:
-            write(path, _beside(_columns(rows), rows))
+            write(path, _beside(_cells(rows), rows))
+
+
+def write_frame(path: Path, table: Any) -> None:
+    """Write a pyarrow table in the format that the suffix names, `.csv`, `.parquet` or `.feather`.
+
+    >>> import pyarrow as pa
+    >>> path = getfixture("tmp_path") / "days.csv"
+    >>> write_frame(path, pa.table({"open": [True, None], "day": ["Monday", "Sunday"]}))
+    >>> path.read_text().splitlines()
+    ['"open","day"', 'true,"Monday"', ',"Sunday"']
+    """
+    require_suffix(path, FRAME_SUFFIXES)
+    with replacing(path) as file:
+        _FRAME_WRITERS[path.suffix.lower()](file, table)
 
 
 def require_suffix(path: Path, allowed: Collection[str]) -> None:
@@ -114,30 +139,45 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 # Rows as columns
 
 
-def _columns(rows: Rows) -> dict[str, np.ndarray]:
-    """The cells of rows, column by column; those of an image are whole together or not at all."""
-    if rows.names:
-        return {
-            name: _integers_if_whole(column)
-            for name, column in zip(rows.names, rows.values.T, strict=True)
-        }
-    cells = _integers_if_whole(rows.values)
+def _cells(rows: Rows) -> dict[str, np.ndarray]:
+    """The cells of images as columns, whole together or not at all."""
+    cells = whole(rows.values)
     return {
         "_".join(map(str, ("cell", *cell))): cells[:, *cell]
         for cell in np.ndindex(rows.event_shape)
     }
 
 
-def _integers_if_whole(values: np.ndarray) -> np.ndarray:
-    """The same values as integers where all of them are; a gap keeps them floats."""
-    if values.dtype.kind != "f":
-        return values
-    # A comparison with NaN is false, so that no gap and nothing endless becomes an integer.
-    whole = (np.rint(values) == values) & (np.abs(values) <= LARGEST_INTEGER)
-    return values.astype(np.int64) if whole.all() else values
+def _in_file(rows: Rows) -> Any:
+    """A table as a file holds it: plain numbers that are whole as integers."""
+    plain = [name for name in rows.names if rows.type_of(name) == NUMBER]
+    are_whole = {
+        name
+        for name, cells in zip(rows.names, rows.values.T, strict=True)
+        if name in plain and whole(cells).dtype.kind != "f"
+    }
+    types = {**rows.types, **dict.fromkeys(are_whole, INTEGER)}
+    return frame(replace(rows, types=types), FORM)
 
 
-def _beside(columns: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+def _beside_frame(table: Any, rows: Rows) -> Any:
+    """The table, and the rows' labels and covariates as its last columns."""
+    _beside(dict.fromkeys(table.column_names), rows)  # that none is called like a column
+    beside = _arrow_table({**rows.labels, **rows.given})
+    for name in beside.column_names:
+        table = table.append_column(name, beside.column(name))
+    return table
+
+
+def _require_numbers(path: Path, rows: Rows) -> None:
+    if rows.words:
+        raise InputError(
+            f"expected numbers only, as {path.name} holds an array of them, but "
+            f"{listed(rows.words)} came as text; write to a .csv, .parquet or .feather"
+        )
+
+
+def _beside(columns: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     """Columns, then the rows' labels and covariates, once none is called like a column."""
     beside = {**rows.labels, **rows.given}
     both = [name for name in beside if name in columns]
@@ -182,25 +222,45 @@ def _arrow_table(columns: Mapping[str, np.ndarray]) -> Any:
     )
 
 
-def _write_csv(file: BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
-    import pyarrow as pa
+def _write_csv(file: BinaryIO, table: Any) -> None:
     from pyarrow import csv
 
-    # In a single column an empty cell would be an empty line, which counts as no row: NaN stays.
-    table = pa.table(dict(columns)) if len(columns) == 1 else _arrow_table(columns)
-    csv.write_csv(table, file)
+    plain = [_as_csv_has_it(table.column(name)) for name in table.column_names]
+    # In a single column an empty cell would be an empty line, which counts as no row.
+    columns = [_marked(plain[0])] if len(plain) == 1 else plain
+    csv.write_csv(type(table).from_arrays(columns, names=table.column_names), file)
 
 
-def _write_parquet(file: BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
+def _as_csv_has_it(column: Any) -> Any:
+    """Categories as their words, and what never had a cell as text."""
+    from pyarrow import string, types
+
+    if types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    return column.cast(string()) if types.is_null(column.type) else column
+
+
+def _marked(column: Any) -> Any:
+    """The column with a sign in place of nothing: NaN among numbers, an empty text elsewhere."""
+    from pyarrow import float64, string, types
+
+    if not column.null_count:
+        return column
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        return column.cast(float64()).fill_null(np.nan)
+    return column.cast(string()).fill_null("")
+
+
+def _write_parquet(file: BinaryIO, table: Any) -> None:
     from pyarrow import parquet
 
-    parquet.write_table(_arrow_table(columns), file)
+    parquet.write_table(table, file)
 
 
-def _write_feather(file: BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
+def _write_feather(file: BinaryIO, table: Any) -> None:
     from pyarrow import feather
 
-    feather.write_feather(_arrow_table(columns), file)
+    feather.write_feather(table, file)
 
 
 def _write_matrix(file: BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
@@ -225,11 +285,14 @@ def _write_array(file: Any, array: np.ndarray) -> None:
     np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
+_FRAME_WRITERS: dict[str, Callable[[BinaryIO, Any], None]] = {
     ".csv": _write_csv,
     ".parquet": _write_parquet,
     ".feather": _write_feather,
+}
+_ARRAY_WRITERS: dict[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
     ".npz": _write_archive,
     ".npy": _write_matrix,
 }
-TABLE_SUFFIXES = tuple(_WRITERS)
+FRAME_SUFFIXES = tuple(_FRAME_WRITERS)
+TABLE_SUFFIXES = (*FRAME_SUFFIXES, *_ARRAY_WRITERS)

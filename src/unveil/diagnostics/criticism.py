@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from unveil.diagnostics.uniformity import LEVEL, Uniformity, Words, uniformities
 from unveil.distributions import draw
 from unveil.evidence.simulated import simulate
+from unveil.evidence.weights import nth_row
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
 from unveil.shapes import Given, PerRow, Rows
@@ -142,21 +143,23 @@ def _stands(
     with torch.no_grad(), RowsAlike():
         for tile, place, which in zip(hidden, tiles(held), rows.split(ROWS_PER_TILE), strict=True):
             log_w, made = _expected(model, tile, column, num_draws, randomness)
-            _require_weights(log_w[:, : tile.count], which, column)
+            _require_weights(log_w[:, : tile.count], which, len(x), column)
             u, ess = _place(log_w, made, place.x[:, 0], randomness)
             parts.append((u[: tile.count].cpu(), ess[: tile.count].cpu()))
     us, effective = (torch.cat(each) for each in zip(*parts, strict=True))
     return us, effective
 
 
-def _require_weights(log_w: Float[Tensor, "sample row"], rows: Tensor, column: int) -> None:
-    """Refuse weights that are NaN or +∞, by the first row that has one."""
+def _require_weights(
+    log_w: Float[Tensor, "sample row"], rows: Tensor, of: int, column: int
+) -> None:
+    """Refuse weights that are NaN or +∞, by the first row, of so many, that has one."""
     bad = ~(log_w < torch.inf)
     if bool(bad.any()):
         draw_, row = bad.nonzero()[bad.nonzero()[:, 1].argmin()].tolist()
         raise ArithmeticError(
-            f"expected finite log-weights, got {float(log_w[draw_, row])} in row {int(rows[row])} "
-            f"with cell {column} hidden; the model's densities overflow there"
+            f"expected finite log-weights, got {float(log_w[draw_, row])} with cell {column} "
+            f"hidden in {nth_row(int(rows[row]), of)}; the model's densities overflow there"
         )
 
 

@@ -15,9 +15,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from unveil.diagnostics.means import Mean, require_numbers
+from unveil.diagnostics.means import Mean
 from unveil.distributions import MOMENT_DRAWS, DiagonalNormal, FullNormal, Pushforward
 from unveil.evidence.starts import prior_draws
+from unveil.evidence.weights import require_finite
 from unveil.families import Family
 from unveil.latent import LatentVariableModel
 from unveil.objectives.base import require_count
@@ -131,8 +132,8 @@ def gap(
             parts.append(torch.cat([elbos[:1], elbos.gather(0, choice[None])])[:, : tile.count])
     elbo, refined = torch.cat(parts, dim=1)
     return Gap(
-        elbo=require_numbers(elbo),
-        refined_elbo=require_numbers(refined),
+        elbo=require_finite(elbo, "log-densities"),
+        refined_elbo=require_finite(refined, "log-densities"),
         of_the_family=of_the_family,
     )
 

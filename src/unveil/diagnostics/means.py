@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from unveil.evidence.row_bounds import row_error
+from unveil.evidence.weights import require_finite
 from unveil.shapes import PerRow
 
 
@@ -26,8 +27,9 @@ class Mean:
 
     @classmethod
     def over_rows(cls, values: PerRow) -> "Mean":
-        """The mean of values (row,), float64; raises as ``require_numbers`` does."""
-        values = require_numbers(values.double())
+        """The mean of values (row,), float64; raises ArithmeticError, which names the row, where
+        one is NaN or +∞."""
+        values = require_finite(values.double(), "log-densities")
         return cls(value=float(values.mean()), error=row_error(values))
 
     def __sub__(self, other: "Mean") -> "Mean":
@@ -39,15 +41,3 @@ class Mean:
     def document(self) -> dict[str, float | None]:
         """The mean as plain JSON."""
         return {"value": self.value, "se": self.error}
-
-
-def require_numbers(values: PerRow) -> PerRow:
-    """The values; raises ArithmeticError, which names the row, where one is NaN or +∞."""
-    bad = ~(values < math.inf)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ArithmeticError(
-            f"expected finite log-densities, got {float(values[row])} in row {row}; the model's "
-            "densities overflow there"
-        )
-    return values

@@ -21,6 +21,7 @@ from torch.distributions import Normal
 from unveil.diagnostics.means import Mean
 from unveil.distributions import DiagonalNormal, Pushforward
 from unveil.evidence.annealing import Schedule, stages
+from unveil.evidence.weights import nth_row
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
 from unveil.objectives.base import require_count
@@ -334,5 +335,5 @@ def _require_weight(log_z: PerTemperature) -> None:
         _, row = bad.nonzero()[0].tolist()
         raise ArithmeticError(
             f"expected chains of some finite weight, got a mean of {float(log_z[bad][0].exp())} in "
-            f"row {row}; start more chains, or leave that row out"
+            f"{nth_row(row, log_z.shape[1])}; start more chains, or leave that row out"
         )

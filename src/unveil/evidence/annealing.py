@@ -48,6 +48,11 @@ class Schedule:
         for name in ("num_temperatures", "num_chains", "num_leapfrog"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if self.sizes.dim() != 2 or len(self.sizes) < 2:
+            raise ValueError(
+                "expected sizes of moves (node, latent) at 2 nodes or more, got the shape "
+                f"{tuple(self.sizes.shape)}; take those that tune finds"
+            )
 
     @property
     def temperatures(self) -> list[float]:
@@ -196,8 +201,12 @@ def anneal_back(
     places = tiles(z)
 
     def weighed(tile: Tile) -> Annealed:
-        chains = _backwards(model, tile, next(places).x, schedule, seed)
-        return _weighed(model, tile, schedule, chains, delta)
+        place = next(places).x
+
+        def ends(first: int, number: int) -> Tensor:
+            return place.expand(number, *place.shape)
+
+        return _weighed(model, tile, schedule, _backwards(model, tile, schedule, seed, ends), delta)
 
     return _each_tile(x, given, on_tile, weighed)
 
@@ -219,7 +228,12 @@ def anneal_there_and_back(
     """
 
     def weighed(tile: Tile) -> Annealed:
-        return _weighed(model, tile, schedule, _there_and_back(model, tile, schedule, seed), delta)
+        there = _forwards(model, tile, schedule, seed, "anneal there")
+
+        def ends(first: int, number: int) -> Tensor:
+            return last(there(first, number)).point.z
+
+        return _weighed(model, tile, schedule, _backwards(model, tile, schedule, seed, ends), delta)
 
     return _each_tile(x, given, on_tile, weighed)
 
@@ -256,28 +270,19 @@ def _forwards(
 
 
 def _backwards(
-    model: LatentVariableModel, tile: Tile, z: Tensor, schedule: Schedule, seed: int
+    model: LatentVariableModel,
+    tile: Tile,
+    schedule: Schedule,
+    seed: int,
+    ends: Callable[[int, int], Tensor],
 ) -> Chains:
+    """``ends`` delivers where so many chains, those from the first on, stand at b = 1."""
     bridge = schedule.start.bridge(model, tile)
 
     def chains(first: int, number: int) -> Iterator[Stage]:
         noise = tile.noise(seed, f"anneal back, moves {first}", model.num_latents + 2)
-        from_there = z.expand(number, *z.shape)
-        return stages(bridge, from_there, schedule, schedule.temperatures[::-1], noise)
-
-    return chains
-
-
-def _there_and_back(
-    model: LatentVariableModel, tile: Tile, schedule: Schedule, seed: int
-) -> Chains:
-    there = _forwards(model, tile, schedule, seed, "anneal there")
-    bridge = schedule.start.bridge(model, tile)
-
-    def chains(first: int, number: int) -> Iterator[Stage]:
-        end = last(there(first, number))
-        noise = tile.noise(seed, f"anneal back, moves {first}", model.num_latents + 2)
-        return stages(bridge, end.point.z, schedule, schedule.temperatures[::-1], noise)
+        z = ends(first, number)
+        return stages(bridge, z, schedule, schedule.temperatures[::-1], noise)
 
     return chains
 

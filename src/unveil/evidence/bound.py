@@ -3,17 +3,29 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 # What a bound's side rests on, strongest first.
 Guarantee = Literal["exact", "numerical", "certified", "in_expectation", "heuristic"]
+STRENGTH: tuple[Guarantee, ...] = get_args(Guarantee)
 Side = Literal["lower", "upper"]
 # Those that draws of z cannot talk out of what they say.
 SURE: frozenset[Guarantee | None] = frozenset({"exact", "numerical", "certified"})
+# Those that lie on their side, if only in expectation.
+SIDED: frozenset[Guarantee | None] = frozenset({*SURE, "in_expectation"})
 # More combined standard errors than this do not happen by chance.
 MOST_ERRORS = 5.0
 # Densities are float32 numbers, and two ways of summing them differ by so much of the sum.
 ROUNDING = 1e-6
+
+
+def weaker(one: Guarantee, other: Guarantee) -> Guarantee:
+    """What a bound rests on that was made of two.
+
+    >>> weaker("in_expectation", "certified"), weaker("in_expectation", "heuristic")
+    ('in_expectation', 'heuristic')
+    """
+    return STRENGTH[max(STRENGTH.index(one), STRENGTH.index(other))]
 
 
 @final

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
-from unveil.evidence.closed_form import require_evidence
 from unveil.evidence.quadrature import log_supremum
 from unveil.evidence.starts import prior_draws
-from unveil.evidence.weights import markov_slack, require_delta
+from unveil.evidence.weights import markov_slack, require_delta, require_finite
 from unveil.latent import LatentVariableModel
 from unveil.likelihoods.start import solve
 from unveil.noise import RowStreams
@@ -114,7 +113,7 @@ def bounded_evidence(
             parts.append(_bets(model, tile, num_samples, share, seed)[: tile.count])
             on_tile(min(1.0, len(parts) * len(tile.x) / len(x)))
     bets, shown = Bets.joined(parts), (~torch.isnan(x)).flatten(1).any(1).cpu()
-    require_evidence(bets.log_mean)
+    require_finite(bets.log_mean, "log-evidence")
     digests, log_mean = row_digests(x, given), torch.where(shown, bets.log_mean, 0.0)
     return Bounded(
         num_samples=num_samples,

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from unveil.distributions import LOG_2PI, Cells, DiagonalNormal, Plain, draw
+from unveil.evidence.weights import require_finite
 from unveil.latent import VAE, LatentVariableModel
 from unveil.likelihoods.real import Gaussian
 from unveil.priors.mixture import MixtureOfNormals
@@ -58,30 +59,18 @@ class ClosedForm(ABC):
             for tile in tiles(x, given):
                 log_p = torch.where(tile.observed, self.of_tile(tile), 0.0)
                 parts.append(log_p[: tile.count].cpu())
-        log_p = torch.cat(parts)
-        require_evidence(log_p)
-        return log_p
+        return require_finite(torch.cat(parts), "log-evidence")
 
     @abstractmethod
     def of_tile(self, tile: Tile) -> PerRow:
         """log p(x) of a tile's rows, whatever it is where nothing is observed."""
 
 
-def require_evidence(log_p: PerRow) -> None:
-    """Raises ArithmeticError for a log-evidence that is NaN or +∞, naming its row."""
-    bad = ~(log_p < math.inf)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ArithmeticError(
-            f"expected a finite log-evidence, got {float(log_p[row])} in row {row}; the model's "
-            "densities overflow there"
-        )
-
-
 def closed_form(model: LatentVariableModel, given: Given = None) -> ClosedForm | None:
     """The closed form of a model's evidence, or None.
 
-    Known are the models whose prior enumerates its support, whatever their likelihood; and a VAE
+    Known are the models whose prior enumerates its support, of ``LARGEST_SUPPORT`` values at most
+    and event shape (latent,), whatever their likelihood; and a VAE
     without covariates whose prior is a normal or a mixture of normals, whose decoder is one
     nn.Linear, or several in a row, and whose family is Gaussian with a FixedScale or ColumnScale.
 
@@ -97,29 +86,29 @@ def closed_form(model: LatentVariableModel, given: Given = None) -> ClosedForm |
     """
     with torch.no_grad():
         prior = model.prior(None if given is None else given[:1])
-        if prior.has_enumerate_support and prior.event_shape == (model.num_latents,):
-            return Enumeration(model)
-        return LinearMixture.of(model, prior) if given is None else None
+        summed = Enumeration.of(model, prior)
+        if summed is not None or given is not None:
+            return summed
+        return LinearMixture.of(model, prior)
 
 
 @final
 @dataclass(frozen=True)
 class Enumeration(ClosedForm):
-    """p(x|c) = Σ_z p(x, z|c) over every z that there is.
-
-    The prior's distribution enumerates its support, and has event shape (latent,). Raises
-    ValueError for a support of more than ``LARGEST_SUPPORT`` values.
-    """
+    """p(x|c) = Σ_z p(x, z|c) over every z that there is."""
 
     model: LatentVariableModel
 
+    @classmethod
+    def of(cls, model: LatentVariableModel, prior: Distribution) -> "Enumeration | None":
+        """The sum over a prior's support, or None where it has none, or too large a one."""
+        if not prior.has_enumerate_support or prior.event_shape != (model.num_latents,):
+            return None
+        few = len(prior.enumerate_support(expand=False)) <= LARGEST_SUPPORT
+        return cls(model) if few else None
+
     def of_tile(self, tile: Tile) -> PerRow:
         values = self.model.prior(tile.given).enumerate_support(expand=False)
-        if len(values) > LARGEST_SUPPORT:
-            raise ValueError(
-                f"expected at most {LARGEST_SUPPORT} values of z to sum over, got {len(values)}; "
-                "bound the evidence with draws instead"
-            )
         rows, latents = len(tile.x), self.model.num_latents
         log_sum = torch.full((rows,), -math.inf, dtype=torch.float64, device=tile.x.device)
         sizes = chunks(len(values), floats_per_draw=floats_per_draw(self.model, tile))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from unveil.distributions import DiagonalNormal, draw
-from unveil.evidence.closed_form import require_evidence
+from unveil.evidence.weights import require_finite
 from unveil.latent import VAE, LatentVariableModel
 from unveil.noise import generator
 from unveil.priors.mixture import MixtureOfNormals
@@ -138,7 +138,7 @@ def quadrature(
                 place = rows.to(x.device)
                 own = None if given is None else given[place]
                 result[rows] = _integrate(model, x[place], own, grids[rows])
-            require_evidence(result[:, 0])
+            require_finite(result[:, 0], "log-evidence")
             outside = (_log_mass_outside(model, given, grids) + highest - result[:, 0]).exp()
             grids, pending = _improved(first, grids, pending, result, outside)
             on_part(1 - len(pending) / len(x))

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unveil.evidence.bound import Bound, Guarantee, Side
 from unveil.evidence.weights import Weights
@@ -21,6 +22,7 @@ class RowBounds:
 
     ``variance`` (row,) is each one's variance over the draws; None where it is not known.
     ``terms`` (row,) are what a mean over rows averages of their draws, where that has tails.
+    ``warnings`` are what to hold against them, a sentence each.
     """
 
     method: str
@@ -30,6 +32,7 @@ class RowBounds:
     variance: PerRow | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     terms: PerRow | None = None
+    warnings: tuple[str, ...] = ()
 
     def mean(self, digests: NDArray[np.uint64]) -> Bound:
         """The mean over rows, which ``digests`` (row, 2) tell apart, with its standard errors."""
@@ -41,6 +44,14 @@ class RowBounds:
             data_se=row_error(self.values),
             method=self.method,
             settings=self.settings,
+            warnings=self.warnings,
+        )
+
+    def __getitem__(self, rows: Tensor) -> "RowBounds":
+        """The bounds of some rows: their numbers, or a mask."""
+        figures = {name: getattr(self, name) for name in ("values", "variance", "terms")}
+        return replace(
+            self, **{name: None if of is None else of[rows] for name, of in figures.items()}
         )
 
 

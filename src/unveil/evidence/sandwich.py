@@ -17,7 +17,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from unveil.evidence.annealing import Annealed, Schedule, anneal, anneal_back, anneal_there_and_back
-from unveil.evidence.bound import Bound, InversionError, require_order
+from unveil.evidence.bound import Bound, InversionError, require_order, weaker
 from unveil.evidence.bounded import bounded_evidence
 from unveil.evidence.closed_form import exact_evidence
 from unveil.evidence.quadrature import CannotResolve, log_supremum, quadrature
@@ -35,6 +35,10 @@ LARGEST_KHAT = 0.5
 # are not chance, and matter.
 SURELY_MORE, LEAST_MISSED = 3.0, 0.02
 ERRORS_ADDED = 2.0
+BEYOND_THE_BOX = (
+    "quadrature looks at a box of z alone, and of this prior or likelihood no bound is known on "
+    "what lies outside: a mode far from all others would be missed"
+)
 # Nats from p(x) to the largest p(x|z) that the draws of bounded weights can bridge.
 FARTHEST_BOUND = 7.0
 
@@ -365,13 +369,15 @@ def known(
     except CannotResolve:
         return None
     # What may lie outside of the box is an error as well, where it is known.
-    outside = torch.where(grid.outside < math.inf, grid.outside, 0.0)
+    unknown = grid.outside == math.inf
+    outside = torch.where(unknown, 0.0, grid.outside)
     return RowBounds(
         method="quadrature",
         side="lower",
         guarantee="numerical",
         values=grid.log_evidence,
         settings={"error": float((grid.error + outside.log1p()).max())},
+        warnings=(BEYOND_THE_BOX,) if bool(unknown.any()) else (),
     )
 
 
@@ -426,9 +432,10 @@ def carried_over(
         cheap,
         value=cheap.value + more,
         side="upper",
-        guarantee="heuristic" if ceiling.guarantee == "heuristic" else "in_expectation",
+        guarantee=weaker("in_expectation", rows.guarantee),
         mc_se=math.hypot(cheap.mc_se or 0.0, error),
         method=ceiling.method,
         settings={**ceiling.settings, "rows": len(at)},
+        warnings=ceiling.warnings,
     )
     return with_errors(mean)

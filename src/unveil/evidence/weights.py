@@ -95,7 +95,7 @@ class Weights:
                 f"{sorted(kinds) or 'none'}; weigh all rows alike"
             )
         columns = {n: torch.cat([getattr(part, n) for part in parts]) for n in _per_row()}
-        _require_weights(columns["log_mean"])
+        require_finite(columns["log_mean"], "log-weights")
         return replace(parts[0], **columns)
 
 
@@ -103,14 +103,31 @@ def _per_row() -> list[str]:
     return [f.name for f in fields(Weights) if f.name not in ("num_samples", "delta")]
 
 
-def _require_weights(log_mean: PerRow) -> None:
-    bad = ~(log_mean < math.inf)
+def require_finite(values: PerRow, what: str) -> PerRow:
+    """The values (row,), where none is NaN or +∞: −∞ is a legal logarithm.
+
+    Raises ArithmeticError, which says ``what`` they are and names the row.
+
+    >>> require_finite(torch.tensor([-1.0, -math.inf]), "log-weights")
+    tensor([-1., -inf])
+    """
+    bad = ~(values < math.inf)
     if bad.any():
         row = int(bad.nonzero()[0])
         raise ArithmeticError(
-            f"expected finite log-weights, got {float(log_mean[row])} in row {row}; the model's "
-            "densities overflow there"
+            f"expected finite {what}, got {float(values[row])} in {nth_row(row, len(values))}; the "
+            "model's densities overflow there"
         )
+    return values
+
+
+def nth_row(row: int, rows: int) -> str:
+    """Which row an error is about: of a file's rows only those that are looked at are counted.
+
+    >>> nth_row(3, 90)
+    'row 3 of the 90 looked at, counted from 0'
+    """
+    return f"row {row} of the {rows} looked at, counted from 0"
 
 
 def require_delta(delta: float) -> None:
@@ -173,11 +190,11 @@ class Tally:
 
     def _take_in(self) -> None:
         batch = self._batch
-        sums = _log_sum_exp(batch.unflatten(1, (-1, min(self._per_block, BATCH))))
+        sums = log_sum_exp(batch.unflatten(1, (-1, min(self._per_block, BATCH))))
         first = (self._taken - 1) // BATCH * BATCH // self._per_block
         blocks = self._log_sums[:, first : first + sums.shape[1]]
         blocks.copy_(torch.logaddexp(blocks, sums[:, : blocks.shape[1]]))
-        self._log_squares = torch.logaddexp(self._log_squares, _log_sum_exp(2 * batch))
+        self._log_squares = torch.logaddexp(self._log_squares, log_sum_exp(2 * batch))
         together = torch.cat([self._largest, batch], dim=1)
         self._largest = together.topk(self._largest.shape[1], dim=1).values
         self._logs = self._logs.and_those_of(batch)
@@ -189,7 +206,7 @@ class Tally:
             raise ValueError(
                 f"expected {self.num_samples} draws, got {self._seen}; add what is missing"
             )
-        observed, log_sum = observed.cpu(), _log_sum_exp(self._log_sums)
+        observed, log_sum = observed.cpu(), log_sum_exp(self._log_sums)
         ess = torch.exp(2 * log_sum - self._log_squares).clamp(1.0, self.num_samples)
         # Where no draw can have made x, all weights are alike in being zero: one draw's worth.
         ess = torch.where(log_sum > -math.inf, ess, 1.0)
@@ -245,7 +262,7 @@ class _Moments:
         return (self.squares / (self.number - 1).clamp(min=1.0)).sqrt()
 
 
-def _log_sum_exp(values: Tensor) -> Tensor:
+def log_sum_exp(values: Tensor) -> Tensor:
     """log Σ exp along the last axis. torch's own, in threads, rounds by where a row stands."""
     top = values.amax(-1, keepdim=True)
     top = torch.where(top.isfinite(), top, 0.0)
@@ -272,7 +289,7 @@ def betting_bound(log_w: PerDraw, delta: float) -> PerRow:
     draws, largest = columns.shape[1], columns.amax(1)
     # log e is convex and falls in log m: wherever a step of Newton's starts, it ends where the bet
     # is won, and those that follow climb.
-    log_m = _log_sum_exp(columns) - math.log(draws)
+    log_m = log_sum_exp(columns) - math.log(draws)
     log_m = torch.maximum(log_m + _newton_step(columns, log_m, delta), largest + _won(draws, delta))
     for _ in range(MOST_STEPS):
         step = _newton_step(columns, log_m, delta)
@@ -302,7 +319,7 @@ def _newton_step(columns: Tensor, log_m: Tensor, delta: float) -> Tensor:
     falls.append(torch.full_like(log_m, x.shape[1]))
     log_e = torch.stack(log_capitals, dim=1)
     fall = (log_e.softmax(1) * torch.stack(falls, dim=1)).sum(1)
-    return (_log_sum_exp(log_e) - math.log(len(STAKES)) + math.log(delta)) / fall
+    return (log_sum_exp(log_e) - math.log(len(STAKES)) + math.log(delta)) / fall
 
 
 def markov_slack(digests: NDArray[np.uint64], delta: float) -> float:

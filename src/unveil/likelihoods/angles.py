@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from scipy import stats
 from torch import Generator, Tensor
 
-from unveil.distributions import Cells, Plain, draw
+from unveil.distributions import Cells, Plain, by_scipy, draw
 from unveil.families import Family, as_shape, split_parameters
 
 # Added to a squared length, whose root has no gradient at 0.
@@ -96,6 +97,11 @@ class VonMisesDensity(Plain):
         chord = (torch.cos(value) - self.cosine).square() + (torch.sin(value) - self.sine).square()
         log_mass = torch.log(2 * math.pi * torch.special.i0e(self.concentration))
         return -0.5 * self.concentration * chord - log_mass
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The mass from half a turn before the mean up to ``value``, 1 more for each turn further:
+        what lies between two angles is the difference of theirs."""
+        return by_scipy(stats.vonmises.cdf, value - self.mean, self.concentration)
 
 
 @draw.register

@@ -45,6 +45,10 @@ class Codes(Plain, ABC):
         is_code = value.unsqueeze(-1) == self.codes
         return torch.where(is_code, self.log_masses, -math.inf).amax(-1)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        up_to = self.codes <= value.unsqueeze(-1)
+        return torch.where(up_to, self.log_masses.exp(), 0.0).sum(-1)
+
 
 @draw.register
 def _(distribution: Codes, shape: Sequence[int], generator: Generator) -> Tensor:

@@ -7,9 +7,10 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
+from scipy import special
 from torch import Generator, Tensor
 
-from unveil.distributions import Cells, Plain, draw
+from unveil.distributions import Cells, Plain, by_scipy, draw
 from unveil.families import MassFamily, as_shape, split_parameters
 from unveil.likelihoods.scale import LocationScale, Scale
 
@@ -48,6 +49,10 @@ class Counts(Plain, ABC):
         """log P(count), all float64, for whole numbers from 0 on."""
 
     @abstractmethod
+    def mass_up_to(self, count: Tensor, log_mean: Tensor) -> Tensor:
+        """P(X ≤ count), all float64, for whole numbers from 0 on."""
+
+    @abstractmethod
     def rates(self, shape: Sequence[int], generator: Generator) -> Tensor:
         """Rates (*shape, *batch) of the Poisson counts that make draws, float64."""
 
@@ -57,6 +62,11 @@ class Counts(Plain, ABC):
         log_mass = self.log_mass(count.clamp(min=0.0), self.log_mean.double())
         possible = (count >= 0) & (count == count.floor())
         return torch.where(possible, log_mass, -math.inf).to(self.log_mean.dtype)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        count = value.double().floor()
+        up_to = self.mass_up_to(count.clamp(min=0.0), self.log_mean.double())
+        return torch.where(count >= 0, up_to, 0.0).to(self.log_mean.dtype)
 
 
 @draw.register
@@ -75,6 +85,9 @@ class PoissonCounts(Counts):
 
     def log_mass(self, count: Tensor, log_mean: Tensor) -> Tensor:
         return count * log_mean - torch.exp(log_mean) - torch.lgamma(count + 1)
+
+    def mass_up_to(self, count: Tensor, log_mean: Tensor) -> Tensor:
+        return by_scipy(special.gammaincc, count + 1, torch.exp(log_mean))
 
     def rates(self, shape: Sequence[int], generator: Generator) -> Tensor:
         mean = self.mean.detach().double()
@@ -107,6 +120,11 @@ class GammaPoissonCounts(Counts):
         r, a = 1 / dispersion, log_mean + torch.log(dispersion)
         ways = torch.lgamma(count + r) - torch.lgamma(r) - torch.lgamma(count + 1)
         return ways + r * F.logsigmoid(-a) + count * F.logsigmoid(a)
+
+    def mass_up_to(self, count: Tensor, log_mean: Tensor) -> Tensor:
+        dispersion = self.dispersion.double()
+        none = torch.sigmoid(-log_mean - torch.log(dispersion))
+        return by_scipy(special.betainc, 1 / dispersion, count + 1, none)
 
     def rates(self, shape: Sequence[int], generator: Generator) -> Tensor:
         mean, dispersion = self.mean.detach().double(), self.dispersion.detach().double()

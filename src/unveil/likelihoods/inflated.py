@@ -38,6 +38,10 @@ class WithExtraZeros(Plain):
         log_p = counted + self.base.log_prob(value)
         return torch.where(value == 0, torch.logaddexp(extra, log_p), log_p)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        extra = torch.sigmoid(self.logits)
+        return torch.where(value >= 0, extra, 0.0) + (1 - extra) * self.base.cdf(value)
+
 
 @draw.register
 def _(distribution: WithExtraZeros, shape: Sequence[int], generator: Generator) -> Tensor:

@@ -72,6 +72,10 @@ class LogNormalDensity(Plain):
         log_value = torch.log(torch.where(inside, value, 1.0))
         return torch.where(inside, self.log.log_prob(log_value) - log_value, -math.inf)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        inside = value > 0
+        return torch.where(inside, self.log.cdf(torch.log(torch.where(inside, value, 1.0))), 0.0)
+
 
 @draw.register
 def _(distribution: LogNormalDensity, shape: Sequence[int], generator: Generator) -> Tensor:

@@ -86,6 +86,13 @@ class ContinuousBernoulliDensity(Plain):
         log_density = self.logits * (value - 0.5) - _log_sinhc(self.logits / 2)
         return torch.where((value >= 0) & (value <= 1), log_density, -math.inf)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        """F(x) = (e^{ηx} − 1)/(e^η − 1) for η < 0; for η > 0, 1 − F(1 − x) of the other sign."""
+        x, rising = value.clamp(0, 1), self.logits > 0
+        falling = -self.logits.abs().clamp(min=torch.finfo(self.logits.dtype).eps)
+        share = torch.expm1(falling * torch.where(rising, 1 - x, x)) / torch.expm1(falling)
+        return torch.where(rising, 1 - share, share)
+
 
 @draw.register
 def _(

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from scipy import special
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from unveil.distributions import Cells, Plain, draw
+from unveil.distributions import Cells, Plain, by_scipy, draw
 from unveil.families import positive, raw_of
 from unveil.likelihoods.scale import LocationScale, Scale
 
@@ -140,6 +141,9 @@ class StudentTDensity(Plain):
         )
         tail = (self.freedom + 1) / 2 * torch.log1p(standard.square() / self.freedom)
         return log_mass.to(value.dtype) - torch.log(self.scale) - tail
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return by_scipy(special.stdtr, self.freedom, (value - self.loc) / self.scale)
 
 
 @draw.register

@@ -13,6 +13,7 @@ from torch import Tensor
 from unveil.data.read import Rows, listed
 from unveil.data.reread import reread
 from unveil.data.schema import (
+    AMOUNT,
     ANGLE,
     BINARIZED,
     BINARY,
@@ -29,6 +30,7 @@ from unveil.data.schema import (
 )
 from unveil.errors import InputError
 from unveil.families import Family
+from unveil.likelihoods.amounts import SpikedLogNormal
 from unveil.likelihoods.angles import VonMises
 from unveil.likelihoods.binary import Bernoulli
 from unveil.likelihoods.classes import Categorical, Ordinal
@@ -104,6 +106,11 @@ def student_t(columns: Sequence[Column], shape: Shape, scale: str = "column") ->
 
 def log_normal(columns: Sequence[Column], shape: Shape, scale: str = "column") -> Family:
     return LogNormal(shape, spread(scale, shape), unit=_units(columns))
+
+
+def spiked_log_normal(columns: Sequence[Column], shape: Shape, scale: str = "column") -> Family:
+    step = _in_units([column.spacing for column in columns])
+    return SpikedLogNormal(shape, spread(scale, shape), step=step, unit=_units(columns))
 
 
 def von_mises(columns: Sequence[Column], shape: Shape) -> Family:
@@ -194,6 +201,7 @@ FAMILIES: Mapping[str, Named] = {
         COUNT, zero_inflated_negative_binomial, partial(reread, kind=COUNT)
     ),
     "log_normal": Named(POSITIVE, log_normal, partial(reread, kind=POSITIVE)),
+    "spiked_log_normal": Named(AMOUNT, spiked_log_normal, partial(reread, kind=AMOUNT)),
     "von_mises": Named(
         ANGLE, von_mises, partial(reread, kind=ANGLE, period=360.0), reading=("period",)
     ),
@@ -211,6 +219,7 @@ USUAL: Mapping[str, str] = {
     BINARIZED: "bernoulli",
     COUNT: "negative_binomial",
     POSITIVE: "log_normal",
+    AMOUNT: "spiked_log_normal",
     ANGLE: "von_mises",
     PROPORTION: "continuous_bernoulli",
     CATEGORY: "categorical",
@@ -271,6 +280,15 @@ def _specs(text: str) -> dict[str, Spec]:
         kind: Spec(name, shared if _has_spread(name) else {})
         for kind, name in {**USUAL, **by_kind}.items()
     }
+
+
+def chosen(text: str) -> dict[str, str]:
+    """The likelihood of each kind of column, as a likelihood's name has it.
+
+    >>> chosen("auto:real=student_t")["real"]
+    'student_t'
+    """
+    return {kind: spec.name for kind, spec in _specs(text).items()}
 
 
 def _has_spread(name: str) -> bool:
@@ -346,6 +364,7 @@ def _ways(columns: Sequence[Column]) -> list[Way]:
 WAYS: Mapping[str, Callable[[Sequence[Column]], Way]] = {
     COUNT: lambda columns: Log1p(),
     POSITIVE: lambda columns: Log(),
+    AMOUNT: lambda columns: Log1p(),
     ANGLE: lambda columns: CosSin(),
     CATEGORY: lambda columns: OneHot([len(column.levels) for column in columns]),
 }

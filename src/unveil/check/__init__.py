@@ -1,0 +1,1 @@
+"""The self-test: every estimator beside the answer that it estimates."""

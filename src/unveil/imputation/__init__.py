@@ -1,0 +1,1 @@
+"""Missing cells, from the observed ones of their row."""
