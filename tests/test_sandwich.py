@@ -210,7 +210,7 @@ def test_a_heavy_tail_withdraws_a_tangent_whatever_the_rows_evidence(spread: flo
 
 def test_digits_in_two_latents_lie_between_the_sampled_bounds() -> None:
     """With closed forms and quadrature unused, over five seeds, at most 0.2 nats apart."""
-    fitted = unveil.fit("digits", likelihood="bernoulli", latent=2, epochs=25, seed=0)
+    fitted = unveil.fit("digits", likelihood="bernoulli", latent=2, epochs=12, seed=0)
     digits = fitted.rows("digits")
     keys = digests_of(digits, fitted.covariates)
     x = fitted.tensor(fitted._rows_to_judge(digits, keys)[0])

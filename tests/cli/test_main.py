@@ -150,7 +150,7 @@ def test_check_says_what_is_wrong(monkeypatch, capsys) -> None:
     figures = {"model": "a model", "quantity": "its evidence", "exact": 1.0, "error": 0.01}
     wrong = lines.Estimate(**figures, estimate=2.0)
     right = lines.Between(**figures, lower=0.5, upper=None)
-    monkeypatch.setattr(checking, "self_test", lambda seed: lines.SelfTest((wrong, right)))
+    monkeypatch.setattr(checking, "self_test", lambda seed: (wrong, right))
     assert run(["check"]) == 1
     told = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["its", "evidence", "1.00000", "2.00000", "0.01000", "WRONG"] in told

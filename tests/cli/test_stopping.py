@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,10 +32,20 @@ def command(folder: Path, *words: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped, beside its data."""
+    folder = tmp_path_factory.mktemp("whole")
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "data.npy", rng.normal(size=(1000, 3)) @ rng.normal(size=(3, 8)))
+    np.save(folder / "data.npy", rng.normal(size=(1000, 3)) @ rng.normal(size=(3, 8)))
+    subprocess.run(command(folder / "m"), check=True)
+    return folder / "m"
+
+
+@pytest.fixture
+def place(whole: Path, tmp_path: Path) -> Path:
+    """A folder with the same data."""
+    shutil.copy(whole.parent / "data.npy", tmp_path)
     return tmp_path
 
 
@@ -61,8 +72,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(place: Path) -> None:
-    subprocess.run(command(place / "whole"), check=True)
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(whole: Path, place: Path) -> None:
     moments = random.Random(0)
     kills = 0
     for _ in range(3):
@@ -73,11 +83,13 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(place: Path) ->
             process.send_signal(signal.SIGKILL)
     assert kills >= 1
     subprocess.run(command(place / "killed", "--resume"), check=True)
-    assert_equal(place / "whole", place / "killed")
+    assert_equal(whole, place / "killed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_stop_saves_and_says_how_to_resume(place: Path, number: signal.Signals) -> None:
+def test_a_polite_stop_saves_and_says_how_to_resume(
+    whole: Path, place: Path, number: signal.Signals
+) -> None:
     with subprocess.Popen(command(place / "m"), stderr=subprocess.PIPE, text=True) as process:
         wait_for(place / "m", process)
         os.kill(process.pid, number)
@@ -86,12 +98,11 @@ def test_a_polite_stop_saves_and_says_how_to_resume(place: Path, number: signal.
     assert "the same command with --resume goes on from here" in said.replace("\n", " ")
     assert not (place / "m" / "model.json").exists()
     subprocess.run(command(place / "m", "--resume"), check=True)
-    subprocess.run(command(place / "whole"), check=True)
-    assert_equal(place / "whole", place / "m")
+    assert_equal(whole, place / "m")
 
 
-def test_an_overwriting_run_that_was_stopped_goes_on(place: Path) -> None:
-    subprocess.run(command(place / "m"), check=True)
+def test_an_overwriting_run_that_was_stopped_goes_on(whole: Path, place: Path) -> None:
+    shutil.copytree(whole, place / "m")
     with subprocess.Popen(command(place / "m", "--overwrite")) as process:
         while not (place / "m" / "checkpoint" / "unfinished").exists() and process.poll() is None:
             time.sleep(0.01)
