@@ -168,11 +168,11 @@ def test_classes_have_no_order() -> None:
 
 
 def test_only_what_goes_missing_in_the_table_is_hidden() -> None:
-    patterns = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    patterns = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
     x = normal(0, 500, 4)
     hidden = hide(x, patterns, generator(0, "test"))
     found = {tuple(row) for row in hidden.long().tolist()}
-    assert found == {(1, 1, 0, 0), (0, 0, 1, 0)}
+    assert found == {(1, 1, 0, 0), (0, 0, 1, 1)}
     share = hidden[:, 2].double().mean()
     assert abs(float(share) - 0.5) < SURELY_WRONG * math.sqrt(0.25 / 500)
 
@@ -192,6 +192,17 @@ def test_a_row_with_gaps_shows_as_much_as_the_pattern_does_and_never_nothing() -
 def test_a_table_without_gaps_hides_a_fifth() -> None:
     hidden = hide(normal(0, 2000, 10), torch.zeros(3, 10).bool(), generator(0, "test"))
     assert float(hidden.double().mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_columns_without_gaps_are_calibrated_beside_those_with_gaps() -> None:
+    """A table whose words alone have gaps says nothing of how its numbers would go missing."""
+    gaps = torch.zeros(10, 4, dtype=torch.bool)
+    gaps[3, 0] = True
+    hidden = hide(torch.zeros(4000, 4), gaps, generator(0, "test"))
+    follows = hidden[:, 0]
+    assert not (follows[:, None] & hidden[:, 1:]).any()
+    assert 0.45 < float(follows.double().mean()) < 0.55
+    assert 0.15 < float(hidden[~follows, 1:].double().mean()) < 0.3
 
 
 def test_a_single_cell_is_never_hidden() -> None:

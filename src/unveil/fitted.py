@@ -29,7 +29,7 @@ from unveil.evaluation import Evaluation
 from unveil.evidence.effort import Effort, require_budget
 from unveil.evidence.tuning import Sizes
 from unveil.feed import digests_of, to_given, to_tensors
-from unveil.imputation.intervals import Intervals
+from unveil.imputation.intervals import TOLD_LEVEL, Intervals
 from unveil.imputation.table import Imputation, impute
 from unveil.inference import Inference
 from unveil.judge import Case, cross_examine
@@ -613,6 +613,8 @@ class Fitted:
         }
         document["sha256"]["model.json"] = _own_digest(document)
         write_document(folder / "model.json", document)
+        if self.intervals.says(TOLD_LEVEL):
+            facts["intervals of imputed cells"] = self.intervals.sentence(TOLD_LEVEL)
         text = card(self.settings, self.schema, self.evaluation, facts)
         write_bytes(folder / "README.md", text.encode())
 

@@ -88,6 +88,7 @@ def test_truth_is_binary_and_dates_are_a_grid() -> None:
         (np.exp(np.exp(-BESIDE) + 2).clip(0, 1e9), "positive"),
         (np.where(BESIDE > 0.5, np.exp(BESIDE), 0), "amount"),
         (np.where(BESIDE > 0.5, np.rint(np.exp(BESIDE + 7)), 0), "amount"),
+        (np.where(BESIDE > 0.5, np.rint(1900 + 100 * BESIDE), 0), "amount"),
         (np.where(BESIDE > -2.5, np.exp(BESIDE), 0), "positive or real"),  # few zeros
         (np.where(BESIDE > 0, 5 + BESIDE, 0), "real"),  # a spike, and no tail
         (np.where(BESIDE > 0, np.resize(2.0 ** np.arange(9), N), 0), "grid"),  # few values

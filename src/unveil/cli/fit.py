@@ -43,6 +43,7 @@ def fit(
     """Fit a variational autoencoder to rows of data, and say how good it is."""
     from unveil.cli.screen import say, show_columns, show_evaluation, training_line, warn
     from unveil.fitting import finish, plan, train_planned
+    from unveil.imputation.intervals import TOLD_LEVEL
     from unveil.storage import recover
     from unveil.training import Ending
 
@@ -83,6 +84,8 @@ def fit(
     seconds = fitted.history[-1]["seconds"] if fitted.history else 0.0
     say(f"{fitted.ending} after {seconds:.0f} s of training", common.quiet)
     show_evaluation(fitted.evaluation, common.quiet)
+    if fitted.intervals.says(TOLD_LEVEL):
+        say(fitted.intervals.sentence(TOLD_LEVEL), common.quiet)
     say(f"the model is in {output}, its pictures in {output / 'figures'}", common.quiet)
     common.finish(fitted.evaluation.document())
     return 0

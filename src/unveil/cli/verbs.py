@@ -284,7 +284,7 @@ def impute(
         say(f"  {name}: {number}", common.quiet)
     say(ASSUMPTION, common.quiet)
     known = None if intervals is None else fitted.intervals.sentence(intervals)
-    if known is not None:
+    if known is not None and known not in found.warnings:
         say(known, common.quiet)
     for warning in found.warnings:
         warn(warning, common.quiet)

@@ -60,9 +60,10 @@ def infer(rows: Rows) -> Schema:
 
     Columns with names are looked at more closely. A positive one has a skewness above 1 that its
     logarithms lower, and lies on no grid; an amount is exactly 0 in a twentieth of the cells or
-    more, and the others are such numbers. Words are classes, in an order where their type has one.
-    Set aside are a column without a value, words of which most are different or more than
-    MOST_LEVELS, and integers that number the rows: all different, and evenly apart.
+    more, and the others are such numbers, or counts that a log-normal suits better. Words are
+    classes, in an order where their type has one. Set aside are a column without a value, words of
+    which most are different or more than MOST_LEVELS, and integers that number the rows: all
+    different, and evenly apart.
 
     Raises InputError for fewer than ten rows, no column that varies, values whose scale floating
     point cannot hold, and numbers among which a few cells hold something else.
@@ -210,9 +211,11 @@ def _looks_like_amounts(column: Column, values: Cells) -> bool:
     size = sum(cells.size for cells in observed(values))
     zeros = sum(np.count_nonzero(cells == 0) for cells in observed(values))
     above = values[values > 0]
-    if zeros < LEAST_ZEROS * size or zeros + above.size < size or not _has_tail(above):
+    if zeros < LEAST_ZEROS * size or zeros + above.size < size or _are_few(above):
         return False
-    return not _looks_counted(column, values) or _more_probable_as_amounts(column.name, values)
+    if _looks_counted(column, values):
+        return _more_probable_as_amounts(column.name, values)
+    return _has_tail(above)
 
 
 def _more_probable_as_amounts(name: str, values: Cells) -> bool:
@@ -242,10 +245,14 @@ def _looks_positive(column: Column, values: Cells) -> bool:
 
 def _has_tail(values: Cells) -> bool:
     """Whether positive values, more than a few, are skewed, and their logarithms less so."""
-    if values.size == 0 or len(distinct("", values)) <= FEW:
+    if _are_few(values):
         return False
     skew = skewness(values)
     return skew > LEAST_SKEWNESS and abs(skewness(values, np.log)) < skew
+
+
+def _are_few(values: Cells) -> bool:
+    return values.size == 0 or len(distinct("", values)) <= FEW
 
 
 # Columns without names

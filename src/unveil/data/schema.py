@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from unveil.data.native import DATE, DATETIME, NUMBER, TYPES, WORDED, native
+from unveil.data.native import DATE, DATETIME, INTEGER, NUMBER, TYPES, WORDED, native
 from unveil.data.read import ARRAY, listed
 from unveil.errors import InputError
 
@@ -205,6 +205,8 @@ class Column:
             decimals = _decimals(self.step, self._origin)
             if decimals is not None:  # 0.3, not 0.30000000000000004
                 values = np.rint(values * 10.0**decimals) / 10.0**decimals
+        elif self.type == INTEGER:  # too many for a grid
+            values = np.rint(values)
         return np.clip(values, self.low, self.high)
 
     def admits(self, values: np.ndarray) -> np.ndarray:
@@ -330,6 +332,7 @@ _PLACED: Mapping[str, Callable[[Column, np.ndarray], np.ndarray]] = {
     ORDINAL: Column._code,
 }
 _SETTLED: Mapping[str, Callable[[Column, np.ndarray], np.ndarray]] = {
+    REAL: Column.nearest,
     GRID: Column.nearest,
     CONSTANT: Column.nearest,
     POSITIVE: Column.nearest,

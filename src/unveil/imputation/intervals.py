@@ -40,8 +40,9 @@ MOST_ROUNDS, MOST_ROWS = 10, 2000
 LEAST_SHARE, LARGEST_SHARE = 0.1, 0.3
 # Where the model knows no doubt at all, distances are measured in this, in model units.
 LEAST_REACH = 1e-6
-# The levels whose coverage is saved.
+# The levels whose coverage is saved, and the one that is told.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+TOLD_LEVEL = 0.9
 
 Flat = Float[Tensor, "row cell"]
 Patterns = Bool[Tensor, "pattern cell"]
@@ -323,10 +324,11 @@ def hide(x: Flat, patterns: Patterns, randomness: Generator) -> Bool[Tensor, "ro
     """Which cells of rows x to hide, as cells of the table go missing.
 
     Each row takes the gaps of a random pattern that has any, and hides so many of them, picked at
-    random, that it shows as many cells as the pattern does: at least one, and never its last. A
-    table without gaps has none to follow, and each row hides 10 to 30 % of its cells.
+    random, that it shows as many cells as the pattern does: at least one, and never its last. No
+    pattern tells of columns that have no gaps: every other row, and every one where no column has
+    any, hides 10 to 30 % of their cells instead.
 
-    >>> x, gaps = torch.zeros(2, 3), torch.tensor([[False, True, True]])
+    >>> x, gaps = torch.zeros(2, 3), torch.tensor([[True, True, True], [False, True, True]])
     >>> hide(x, gaps, generator(0, "demo"))
     tensor([[False,  True,  True],
             [False,  True,  True]])
@@ -335,13 +337,15 @@ def hide(x: Flat, patterns: Patterns, randomness: Generator) -> Bool[Tensor, "ro
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=randomness, device=x.device, dtype=torch.float64)
 
-    with_gaps = patterns[patterns.any(1) & ~patterns.all(1)]
+    patterns = patterns[~patterns.all(1)]
+    complete = ~patterns.any(0)
+    share = LEAST_SHARE + (LARGEST_SHARE - LEAST_SHARE) * uniform(len(x), 1)
+    gone = (uniform(*x.shape) < share) & complete
+    with_gaps = patterns[patterns.any(1)]
     if len(with_gaps):
         chosen = (uniform(len(x)) * len(with_gaps)).long()
-        gone = with_gaps[chosen]
-    else:
-        share = LEAST_SHARE + (LARGEST_SHARE - LEAST_SHARE) * uniform(len(x), 1)
-        gone = uniform(*x.shape) < share
+        follows = (uniform(len(x), 1) < 0.5) | ~complete.any()
+        gone = torch.where(follows, with_gaps[chosen], gone)
     seen = ~torch.isnan(x)
     shown = seen.sum(1)
     number = torch.minimum((shown - (~gone).sum(1)).clamp(min=1), shown - 1)
