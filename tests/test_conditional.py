@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from scipy import integrate, stats
@@ -24,6 +25,7 @@ from unveil.conditional import (
 )
 from unveil.data.schema import Column, Schema
 from unveil.distributions import Binary, Cells, DiagonalNormal, DiscretizedLogistic, Joined
+from unveil.distributions import draw as unveil_draw
 from unveil.errors import InputError
 from unveil.likelihoods.angles import VonMisesDensity
 from unveil.likelihoods.classes import Classes, Ranks
@@ -32,6 +34,7 @@ from unveil.likelihoods.inflated import WithExtraZeros
 from unveil.likelihoods.positive import LogNormalDensity
 from unveil.likelihoods.proportions import ContinuousBernoulliDensity
 from unveil.likelihoods.real import StudentTDensity
+from unveil.noise import generator
 
 # ---- distribution functions ---------------------------------------------------------------------
 
@@ -427,3 +430,53 @@ class Zeros(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros(len(x), 2)
+
+
+# ---- within what was seen ------------------------------------------------------------------------
+
+# One cell in two within its range, one in forty, and one that no draw will ever hit.
+LOCATIONS, LOW, HIGH = of(0.0, -1.0, -30.0), of(-0.5, 1.0, 0.0), of(1.0, 1.5, 1.0)
+
+
+def pit_of_truncated(seed: int) -> Tensor:
+    """Where draws within a range stand in the truncated distribution, (draw, cell)."""
+    spread = torch.ones(20_000, 3, dtype=torch.float64)
+    likelihood = Cells(Normal(LOCATIONS * spread, spread), event_dims=1)
+    ends = Conditions(equal=torch.full_like(LOW, math.nan), low=LOW, high=HIGH)
+    x = conditional.draw_within(likelihood, ends, generator(seed, "test")).numpy()
+    where = stats.truncnorm(LOW - LOCATIONS, HIGH - LOCATIONS, loc=LOCATIONS)
+    return torch.from_numpy(where.cdf(x))[:, :2]
+
+
+def test_draws_within_a_range_have_the_truncated_distribution() -> None:
+    for u in pit_of_truncated(0).T:
+        assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-4
+
+
+def test_draws_moved_to_the_ends_are_noticed(monkeypatch) -> None:
+    def moved(likelihood: Any, ends: Conditions, randomness: Any) -> Tensor:
+        return torch.maximum(torch.minimum(unveil_draw(likelihood, (), randomness), HIGH), LOW)
+
+    monkeypatch.setattr(conditional, "draw_within", moved)
+    for u in pit_of_truncated(0).T:
+        assert stats.kstest(u.numpy(), "uniform").pvalue < 1e-9
+
+
+def test_no_draw_lies_outside_of_its_range_however_improbable_that_is() -> None:
+    likelihood = Cells(Normal(LOCATIONS.expand(50, 3), 1.0), event_dims=1)
+    ends = Conditions(equal=torch.full_like(LOW, math.nan), low=LOW, high=HIGH)
+    x = conditional.draw_within(likelihood, ends, generator(0, "test"))
+    assert bool(((x >= LOW) & (x <= HIGH)).all())
+
+
+def test_samples_stay_within_the_range_of_the_rows_given_to_fit() -> None:
+    """Of a model that is hardly trained, and so far too wide; angles and classes have no range."""
+    rng = np.random.default_rng(0)
+    years, pay = rng.integers(18, 66, 200), np.round(np.exp(rng.normal(7, 1, 200)), 2)
+    table = pa.table({"age": years, "pay": pay, "sex": np.array(["f", "m"])[years % 2]})
+    fitted = unveil.fit(table, latent=1, epochs=1)
+    for drawn in (fitted.sample(2000), fitted.sample(200, where={"sex": "f"})):
+        age, salary = drawn["age"].to_numpy(), drawn["pay"].to_numpy()
+        assert years.min() <= age.min() and age.max() <= years.max()
+        assert pay.min() <= salary.min() and salary.max() <= pay.max()
+    assert not set(fitted.sample_like(table)[1][:, 0]) <= set(range(18, 66))

@@ -7,18 +7,31 @@ off where the condition says so.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast, final
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.distributions import Distribution
 
-from unveil.data.encode import decode
+from unveil.data.encode import columns_of, decode
 from unveil.data.native import native
-from unveil.data.read import listed
-from unveil.data.schema import AMOUNT, ANGLE, BINARIZED, CATEGORY, CONSTANT, Column, Schema
+from unveil.data.read import Rows, listed
+from unveil.data.schema import (
+    AMOUNT,
+    ANGLE,
+    BINARIZED,
+    CATEGORY,
+    CONSTANT,
+    COUNT,
+    GRID,
+    POSITIVE,
+    REAL,
+    Column,
+    Schema,
+)
 from unveil.distributions import ROUNDED, Cells, Joined, draw
 from unveil.errors import InputError
 from unveil.latent import LatentVariableModel
@@ -33,6 +46,11 @@ FEWEST_PROPOSALS, MOST_PROPOSALS = 20_000, 200_000
 FEWEST_EFFECTIVE = 20.0
 MOST_ROWS_PER_EFFECTIVE = 50
 AT_ONCE = 4096
+# A cell that lies outside of its ends is drawn anew so often before its distribution is inverted.
+DRAWN_ANEW = 5
+
+# Kinds of columns whose numbers have a range that was seen.
+NUMBERS = {REAL, GRID, POSITIVE, AMOUNT, COUNT}
 
 Ends: TypeAlias = Float[Tensor, " cell"]
 Drawn: TypeAlias = Float[Tensor, "row cell"]
@@ -52,10 +70,29 @@ class Conditions:
     low: Ends
     high: Ends
 
+    @classmethod
+    def none(cls, num_cells: int) -> "Conditions":
+        """Nothing asked of so many cells."""
+        nothing = torch.full((num_cells,), math.nan, dtype=torch.float64)
+        return cls(equal=nothing, low=nothing, high=nothing)
+
     @property
     def between(self) -> Tensor:
         """Which cells must lie between two ends, (cell,)."""
         return ~torch.isnan(self.low)
+
+    def or_else(self, others: "Conditions") -> "Conditions":
+        """These, and those of the others on cells that these ask nothing of."""
+        asks = self.between | ~torch.isnan(self.equal)
+
+        def both(mine: Ends, theirs: Ends) -> Ends:
+            return torch.where(asks, mine, theirs)
+
+        return Conditions(
+            equal=both(self.equal, others.equal),
+            low=both(self.low, others.low),
+            high=both(self.high, others.high),
+        )
 
     def to(self, device: torch.device) -> "Conditions":
         """The same on a device."""
@@ -84,6 +121,7 @@ def sample_where(
     conditions: Conditions,
     n: int,
     *,
+    seen: Conditions | None = None,
     given: OneGiven = None,
     seed: int = 0,
 ) -> Conditioned:
@@ -96,8 +134,10 @@ def sample_where(
     value is set to it, one between ends is drawn by the inverse of its distribution function within
     them. Half of the proposals come from the prior, so that no weight exceeds 2 P(conditions|z),
     however wrong q is. Exact as the number of proposals grows; ``ess`` says how far along that is.
-    ``given`` is one row of covariates for all. Raises InputError for n < 1, for conditions that
-    the model finds impossible, and where too few effective draws stand behind n rows.
+    Cells of which nothing is asked are drawn between the ends of ``seen``, where it has any; they
+    do not change the weights. ``given`` is one row of covariates for all. Raises InputError for
+    n < 1, for conditions that the model finds impossible, and where too few effective draws stand
+    behind n rows.
     Source: Rubin 1988 (sampling importance resampling); Owen & Zhou 2000 (defensive mixtures).
 
     >>> import unveil
@@ -126,7 +166,8 @@ def sample_where(
         ess = _effective(log_w)
         _require_enough(ess, n, number)
         z = z[_resampled(log_w, n, randomness)]
-        x = [_drawn(model, conditions, some, given, randomness) for some in z.split(AT_ONCE)]
+        drawn = conditions if seen is None else conditions.or_else(seen)
+        x = [_drawn(model, drawn, some, given, randomness) for some in z.split(AT_ONCE)]
     return Conditioned(
         x=torch.cat(x),
         ess=ess,
@@ -192,10 +233,30 @@ def _drawn(
     """One row x ~ p(x|z, conditions) for each z, float64."""
     c = None if given is None else given.expand(len(z), -1)
     likelihood = cast(Cells | Joined, model.likelihood(z, c))
-    free = draw(likelihood, (), randomness).double()
-    within = _within(likelihood, conditions, randomness) if conditions.between.any() else free
-    x = torch.where(conditions.between, within, free)
+    x = draw_within(likelihood, conditions, randomness)
     return torch.where(torch.isnan(conditions.equal), x, conditions.equal)
+
+
+def draw_within(likelihood: Distribution, conditions: Conditions, randomness: Generator) -> Tensor:
+    """x ~ p(x|z, low ≤ x ≤ high), float64, of a likelihood of flat rows where ends are asked for.
+
+    A cell outside is drawn anew some times; where none falls between its ends, by the inverse of
+    its distribution function there. Either way it has the likelihood's own shape, cut off.
+    """
+    x = draw(likelihood, (), randomness).double()
+    if not bool(conditions.between.any()):
+        return x
+    for _ in range(DRAWN_ANEW):
+        outside = _outside(x, conditions)
+        if not bool(outside.any()):
+            return x
+        x = torch.where(outside, draw(likelihood, (), randomness).double(), x)
+    cells = cast(Cells | Joined, likelihood)
+    return torch.where(_outside(x, conditions), _within(cells, conditions, randomness), x)
+
+
+def _outside(x: Drawn, conditions: Conditions) -> Tensor:
+    return (x < conditions.low) | (x > conditions.high)
 
 
 def _within(likelihood: Cells | Joined, conditions: Conditions, randomness: Generator) -> Drawn:
@@ -280,6 +341,25 @@ def conditions(schema: Schema, where: Mapping[str, Any]) -> Conditions:
             x["equal"][place] = _in_model_units(column, column.understood(asked))
     modelled = list(schema.modelled)
     return Conditions(**{name: torch.from_numpy(cells[modelled]) for name, cells in x.items()})
+
+
+def seen_range(schema: Schema, rows: Rows) -> Conditions:
+    """Between the least and the largest value of each column of a table that holds numbers.
+
+    >>> from unveil.data.schema import Column
+    >>> schema = Schema((1,), (Column("age", "grid", 40.0, 10.0, step=1.0),), gaps=False)
+    >>> seen_range(schema, Rows(np.array([[20.0], [60.0]]))).high.tolist()  # half a year above 60
+    [2.05]
+    """
+    if schema.shared:
+        return Conditions.none(schema.dims)
+    ends = np.full((len(schema.columns), 2), np.nan)
+    for place, (column, cells) in enumerate(columns_of(schema, rows.values)):
+        there = cells[~np.isnan(cells)]
+        if column.kind in NUMBERS and there.size:
+            ends[place] = _edges(column, float(there.min()), float(there.max()))
+    low, high = torch.from_numpy(ends[list(schema.modelled)]).unbind(1)
+    return replace(Conditions.none(schema.dims), low=low.contiguous(), high=high.contiguous())
 
 
 def fulfilled(schema: Schema, where: Mapping[str, Any], x: Drawn) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Distribution
 
 from unveil.baselines import Baselines
 from unveil.build import build, with_lasting_prior
 from unveil.card import card
-from unveil.conditional import Conditioned, conditions, fulfilled, sample_where
+from unveil.conditional import (
+    Conditioned,
+    Conditions,
+    conditions,
+    draw_within,
+    fulfilled,
+    sample_where,
+)
 from unveil.data.admit import fits
 from unveil.data.covariates import Covariates
 from unveil.data.encode import decode
@@ -107,6 +115,7 @@ class Fitted:
     calibration_digests: NDArray[np.uint64]
     calibration: Calibration
     intervals: Intervals
+    seen: Conditions
     history: History
     evaluation: Evaluation
     ending: str
@@ -434,10 +443,11 @@ class Fitted:
         """n new rows x ~ p(x|z), z ~ p(z), in the data's units: an array (row, *event), or a frame
         of the kind that the model was fitted to.
 
-        ``given`` is one value for each covariate of a conditional model. ``where`` are conditions
-        on columns that are modelled, a value or a pair of ends each; ``sample_where`` says more of
-        such rows. Raises InputError for n < 1, for covariates that are missing or that the model
-        has never seen, and as ``sample_where`` does.
+        Numbers of a table are drawn within the range of the rows given to fit, where the likelihood
+        is cut off. ``given`` is one value for each covariate of a conditional model. ``where`` are
+        conditions on columns that are modelled, a value or a pair of ends each; ``sample_where``
+        says more of such rows. Raises InputError for n < 1, for covariates that are missing or that
+        the model has never seen, and as ``sample_where`` does.
         """
         if where:
             return self.sample_where(n, where, seed=seed, given=given)[0]
@@ -445,7 +455,11 @@ class Fitted:
 
     def sampled(self, n: int, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> Rows:
         """The rows that ``sample`` makes, their covariates beside."""
-        _, values = self._sample(n, self._same_given(given or {}, n), seed)
+        _require_rows(n)
+        randomness = generator(seed, "sample", device=self.device)
+        made = self._made(n, self._same_given(given or {}, n), randomness)
+        draws = [draw_within(likelihood, self.seen, randomness) for likelihood in made]
+        values = self._decode(torch.cat(draws))
         return measured(self.schema, values, given=_repeated(given, n))
 
     def sample_where(
@@ -484,7 +498,7 @@ class Fitted:
         """The rows that ``sample_where`` makes, their covariates beside."""
         asked = conditions(self.schema, where).to(self.device)
         c = self._same_given(given or {}, 1)
-        drawn = sample_where(self.vae, asked, n, given=c, seed=seed)
+        drawn = sample_where(self.vae, asked, n, seen=self.seen, given=c, seed=seed)
         values = fulfilled(self.schema, where, drawn.x)
         return measured(self.schema, values, given=_repeated(given, n)), drawn
 
@@ -494,26 +508,25 @@ class Fitted:
         """As many new rows as these, each under the covariates of one of them: what its z makes
         expected, E[x|z], and the draw x ~ p(x|z)."""
         rows = self.rows(data)
-        return self._sample(len(rows), self._seen(rows)[1], seed)
-
-    def _sample(
-        self, n: int, given: Tensor | None, seed: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if n < 1:
-            raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
+        _require_rows(len(rows))
         randomness = generator(seed, "sample", device=self.device)
         means, draws = [], []
+        for likelihood in self._made(len(rows), self._seen(rows)[1], randomness):
+            means.append(likelihood.mean)
+            draws.append(draw(likelihood, (), randomness))
+        return self._decode(torch.cat(means)), self._decode(torch.cat(draws))
+
+    def _made(
+        self, n: int, given: Tensor | None, randomness: torch.Generator
+    ) -> Iterator[Distribution]:
+        """p(x|z) of n draws z ~ p(z), some at a time."""
         with torch.no_grad():
             for first in range(0, n, ROWS_SAMPLED_AT_ONCE):
                 some = slice(first, min(n, first + ROWS_SAMPLED_AT_ONCE))
                 c = None if given is None else given[some]
                 prior = self.vae.prior(c)
                 shape = () if prior.batch_shape else (some.stop - some.start,)
-                z = draw(prior, shape, randomness)
-                likelihood = self.vae.likelihood(z, c)
-                means.append(self._decode(likelihood.mean))
-                draws.append(self._decode(draw(likelihood, (), randomness)))
-        return np.concatenate(means), np.concatenate(draws)
+                yield self.vae.likelihood(draw(prior, shape, randomness), c)
 
     def _same_given(self, given: Mapping[str, Any], n: int) -> Tensor | None:
         """One value for each covariate, as the model sees them, the same for n rows."""
@@ -596,7 +609,8 @@ class Fitted:
         write_tensors(
             folder / "rows.safetensors",
             {name: torch.from_numpy(keys.view(np.int64)) for name, keys in seen.items()}
-            | self.intervals.tensors(),
+            | self.intervals.tensors()
+            | {"seen_low": self.seen.low, "seen_high": self.seen.high},
         )
         write_tensors(folder / "calibration.safetensors", self.calibration.tensors())
         write_tensors(folder / "baselines.safetensors", self.baselines.tensors())
@@ -617,6 +631,11 @@ class Fitted:
             facts["intervals of imputed cells"] = self.intervals.sentence(TOLD_LEVEL)
         text = card(self.settings, self.schema, self.evaluation, facts)
         write_bytes(folder / "README.md", text.encode())
+
+
+def _require_rows(n: int) -> None:
+    if n < 1:
+        raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
 
 
 def _repeated(given: Mapping[str, Any] | None, n: int) -> dict[str, NDArray[Any]]:
@@ -692,6 +711,9 @@ def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitte
         calibration_digests=seen["calibration"].numpy().view(np.uint64),
         calibration=calibration_from(read_tensors(folder / "calibration.safetensors"), device),
         intervals=Intervals.from_tensors(seen),
+        seen=replace(Conditions.none(schema.dims), low=seen["seen_low"], high=seen["seen_high"]).to(
+            device
+        ),
         history=read_lines(folder / "history.jsonl"),
         evaluation=Evaluation.from_document(read_document(folder / "evaluation.json")),
         ending=document["ending"],

@@ -15,6 +15,7 @@ from torch import Tensor
 from unveil import defaults
 from unveil.baselines import fit_baselines
 from unveil.build import Architecture, build, start, with_lasting_prior
+from unveil.conditional import seen_range
 from unveil.data.admit import fits
 from unveil.data.covariates import Covariates, infer_covariates
 from unveil.data.edited import obeyed
@@ -235,6 +236,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         calibration_digests=digests_of(planned.calibration, planned.covariates),
         calibration=_calibration(planned, vae),
         intervals=_intervals(planned, vae, torch.isnan(drawn)),
+        seen=seen_range(schema, planned.rows).to(_device(vae)),
         history=trained.history,
         evaluation=evaluation,
         ending=str(trained.ending),
