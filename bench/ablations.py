@@ -1,6 +1,6 @@
 """What prior, posterior, objective and network buy: one thing changed at a time, in equal minutes.
 
-    .venv/bin/python bench/ablations.py FOLDER [--minutes 3] [--seed 0]
+    .venv/bin/python bench/ablations.py FOLDER [--minutes 3] [--seed 0] [--parts prior network]
 
 FOLDER holds the folder mnist. Binarised MNIST, all 60,000 training images, the defaults of `unveil
 fit` but for what a line names. The figure is −log p(x) in nats on the first 2,000 test images by
@@ -38,11 +38,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
+    parts = list(dict.fromkeys(part for part, changed in LINES if changed))
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     arguments = parser.parse_args()
     train, test = (str(arguments.data / "mnist" / name) for name in (TRAIN, TEST))
     print("| part | changed | −log p(x) | gained | epochs | active |\n|---|---|---|---|---|---|")
     first = None
     for part, changed in LINES:
+        if changed and part not in arguments.parts:
+            continue
         asked = {"likelihood": "bernoulli", "max_minutes": arguments.minutes, **changed}
         fitted = unveil.fit(train, seed=arguments.seed, **asked)
         x = fitted.tensor(test)[:JUDGED]
@@ -56,7 +60,8 @@ def main() -> None:
         epochs = fitted.history[-1]["epoch"]
         print(
             f"| {part} | {words} | {-float(log_p.mean()):.2f} | {gained} | {epochs} "
-            f"| {active} of {fitted.vae.num_latents} |"
+            f"| {active} of {fitted.vae.num_latents} |",
+            flush=True,
         )
         sys.stdout.flush()
 
