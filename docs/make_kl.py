@@ -65,7 +65,7 @@ def judge(fitted: Fitted, rows: Rows, name: str, beta: int) -> None:
 def illustrate(fitted: Fitted, held_out: Rows, beta: int) -> None:
     """Draw samples from the prior, and where held-out rows lie in latent space."""
     drawn = fitted.sample_like(held_out.take(slice(0, PICTURES)))
-    samples = figures.samples(fitted.schema, held_out.values, *drawn)
+    samples = figures.samples(fitted.schema, held_out.dense, *drawn)
     figures.save(samples, FIGURES / f"kl_samples_beta{beta}.png")
     few = held_out.take(slice(0, ROWS_ON_THE_MAP))
     latents = figures.latent_map(fitted.encode(few)[0], few.labels["digit"])

@@ -175,6 +175,8 @@ def through_numpy(z: Tensor) -> Tensor:
         (lambda z: -z.square(), ValueError, r"expected one number .* got \(8, 1, 2\)"),
         (lambda z: -z.square().sum(), ValueError, r"expected one number .* got \(\)"),
         (lambda z: 1.0, ValueError, r"expected one number .* got float"),
+        (lambda z: -z.to(torch.complex64).square().sum(-1), ValueError, "is a real number, got"),
+        ({}.__getitem__, ValueError, "got an error for z of shape"),
         (lambda z: (-z.square().sum(-1)).sqrt(), ArithmeticError, "finite or −∞, got nan"),
         (lambda z: z.square().sum(-1) / 0, ArithmeticError, "finite or −∞, got inf"),
         (lambda z: z.sum(-1) * 0 - math.inf, ArithmeticError, "−∞ at every point"),
@@ -185,6 +187,13 @@ def test_what_is_no_log_density_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         approximate(log_density, 2)
+
+
+@pytest.mark.parametrize("log_density", [lambda z: -z.abs().sum(-1), lambda z: 0 * z.sum(-1)])
+def test_a_density_without_curvature_at_its_mode_is_approximated_all_the_same(
+    log_density: Callable[[Tensor], Tensor],
+) -> None:
+    assert approximate(log_density, 2, steps=5).means.shape == (1, 2)
 
 
 def test_a_family_over_other_latents_is_refused() -> None:

@@ -109,7 +109,7 @@ def test_a_newer_format_is_refused(fitted: unveil.Fitted, tmp_path) -> None:
     fitted.save(tmp_path / "m")
     path = tmp_path / "m" / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(InputError, match=r"expected a model of format_version 3 .* but 99 came"):
+    with pytest.raises(InputError, match=r"expected a model of format_version 4 .* but 99 came"):
         load(tmp_path / "m")
 
 

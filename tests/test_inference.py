@@ -118,6 +118,12 @@ def test_the_evidence_of_each_row_stands_between_its_bounds() -> None:
     assert z_score((evidence.iwae - LOG_P + 1).exp(), 1.0) > CAUGHT
 
 
+@pytest.mark.parametrize("delta", [0.0, 1.0, 1.5])
+def test_evidence_that_may_fail_for_certain_is_refused(delta: float) -> None:
+    with pytest.raises(ValueError, match=r"expected delta between 0 and 1, got"):
+        poor().evidence(10, delta=delta)
+
+
 def test_a_q_that_is_exact_leaves_every_lower_bound_at_the_evidence() -> None:
     sizes = Sizes(from_posterior=torch.ones(2, 3) / 2, from_prior=torch.ones(2, 3) / 2)
     inference = Inference(linear_vae(MODEL, EXACT), X[:3], sizes=sizes)

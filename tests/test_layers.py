@@ -17,7 +17,7 @@ LAYERS: tuple[set[str], ...] = (
     {"latent"},
     {"objectives"},
     {"storage", "data", "request"},
-    {"tiles", "step"},
+    {"tiles", "step", "synthesis"},
     {"units"},
     {"refining"},
     {"training", "evidence", "imputation"},

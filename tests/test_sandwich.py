@@ -208,6 +208,32 @@ def test_a_heavy_tail_withdraws_a_tangent_whatever_the_rows_evidence(spread: flo
     assert reasons[1] is None
 
 
+@pytest.mark.parametrize(("term", "is_shown"), [(2.0, True), (1e6, False)])
+def test_a_term_that_the_pilot_did_not_foresee_withdraws_a_tangent_of_few_rows(
+    term: float, is_shown: bool
+) -> None:
+    terms = torch.tensor([1.0, term, 0.9]).double()
+    rows = RowBounds(
+        method="t", side="upper", guarantee="in_expectation", values=terms - 1, terms=terms
+    )
+    digests = np.arange(6, dtype=np.uint64).reshape(3, 2)
+    floor = Bound(value=-1e9, side="lower", guarantee="certified", method="IWAE")
+    reason = objection(rows.mean(digests), rows, floor, [], digests)
+    assert (reason is None) is is_shown
+
+
+def test_rows_that_show_nothing_leave_the_others_their_certificate() -> None:
+    """Thirty equal ones among a hundred would else count as one row thirty times over."""
+    values = torch.cat([torch.zeros(30), -torch.ones(70)]).double()
+    of_shown = np.arange(140, dtype=np.uint64).reshape(70, 2)
+    digests = np.concatenate([np.zeros((30, 2), np.uint64) + 999, of_shown])
+    rows = RowBounds(method="m", side="lower", guarantee="in_expectation", values=values)
+    floor = certified([rows], digests, 0.05)
+    assert floor.value == pytest.approx(-0.7 - math.log(20) / 100)
+    nothing = replace(rows, values=torch.zeros(3).double())
+    assert certified([nothing], digests[:3], 0.05).value == 0.0
+
+
 def test_digits_in_two_latents_lie_between_the_sampled_bounds() -> None:
     """With closed forms and quadrature unused, over five seeds, at most 0.2 nats apart."""
     fitted = unveil.fit("digits", likelihood="bernoulli", latent=2, epochs=12, seed=0)

@@ -48,6 +48,7 @@ def test_nothing_is_said_where_nothing_is_to_be_done() -> None:
             "miss the prior by at least 2.0 nats, so that samples",
         ),
         ({"calibration": ["its intervals are too narrow"]}, "Its intervals are too narrow."),
+        ({"calibration": ["q(z|x) is too narrow"]}, "q(z|x) is too narrow."),
     ],
 )
 def test_each_finding_is_one_sentence_with_a_consequence(

@@ -6,7 +6,9 @@ import torch
 
 from unveil.build import Architecture
 from unveil.data.covariates import Covariates
-from unveil.data.schema import GRID, REAL, Schema
+from unveil.data.read import TOTAL, Rows
+from unveil.data.schema import AMOUNT, CATEGORY, COUNT, GRID, POSITIVE, REAL, Schema
+from unveil.data.sparse import SparseCounts
 from unveil.errors import InputError
 from unveil.registry import cells
 from unveil.registry.networks import networks
@@ -20,12 +22,17 @@ CELLS_PER_LATENT = 4
 CELLS_PER_LATENT_WITH_GAPS = 3
 # A run of about this many steps suits data that fit in memory; more rarely help small tables.
 USUAL_STEPS = 15_000
+MIXTURE = "discretized_logistic_mixture"
 MOST_EPOCHS = 1_000
+# A step of so many draws of z for each row takes about twice as long as one of a single draw.
+DRAWS_AT_USUAL_COST = 2
 # Compiling costs some tens of seconds, and only steps of small networks gain by it.
 STEPS_WORTH_COMPILING = 20_000
 MINUTES_WORTH_COMPILING = 5.0
 CELLS_OF_A_LARGE_ROW = 256
 ROWS_OF_LARGE_DATA = 10_000
+# A matrix of counts is conditioned on its rows' totals, unless each count is much of the total.
+COLUMNS_OF_A_TOTAL = 50
 HELD_OUT = 0.1
 # Enough rows to choose the weights by; more would be kept from training for little.
 MOST_HELD_OUT = 5_000
@@ -39,9 +46,11 @@ def validation(rows: int) -> float:
 def architecture(
     request: Request, schema: Schema, rows: int, covariates: Covariates
 ) -> Architecture:
-    """A latent for every few cells, and wider networks for many rows of many cells."""
+    """A latent for every few cells, where one of classes counts twice, for it can vary in more than
+    one direction; and wider networks for many rows of many cells."""
     per_latent = CELLS_PER_LATENT_WITH_GAPS if schema.gaps else CELLS_PER_LATENT
-    suggested = min(MOST_LATENTS, max(2, schema.dims // per_latent))
+    varied = schema.dims + sum(schema.columns[i].kind == CATEGORY for i in schema.modelled)
+    suggested = min(MOST_LATENTS, max(2, varied // per_latent))
     latents = suggested if request.latent is None else request.latent
     width = 512 if is_large(schema, rows) else 128
     network = request.network or f"mlp:width={width},depth=2"
@@ -56,6 +65,15 @@ def architecture(
     )
 
 
+def exposure(request: Request, schema: Schema, rows: Rows) -> str | None:
+    """Each row's total, where a matrix of counts (an .h5ad, AnnData, a sparse one) has many
+    columns: how much of a row was counted is seldom what is asked."""
+    counted = {schema.columns[i].kind for i in schema.modelled} == {COUNT}
+    many = len(schema.columns) >= COLUMNS_OF_A_TOTAL
+    usual = TOTAL if counted and many and isinstance(rows.values, SparseCounts) else None
+    return usual if request.exposure is None else request.exposure
+
+
 def objective(schema: Schema) -> str:
     """The importance weighted bound where cells are missing, for what fills them is weighted by
     importance (bench/imputation.py); the ELBO elsewhere."""
@@ -63,9 +81,16 @@ def objective(schema: Schema) -> str:
 
 
 def likelihood(schema: Schema) -> str:
-    """What suits each column, with a spread of its own for each cell (bench/defaults.py)."""
+    """What suits each column: a spread of its own for each cell, and on the grids of a table, where
+    single values stand out, a mixture (bench/defaults.py)."""
     kinds = {schema.columns[i].kind for i in schema.modelled}
-    return f"{cells.AUTO}:{cells.SPREAD}=cell" if kinds & {REAL, GRID} else cells.AUTO
+    mixed = GRID in kinds and not schema.shared
+    spread = kinds & ({REAL, POSITIVE, AMOUNT} if mixed else {REAL, GRID})
+    told = (
+        *([f"{cells.SPREAD}=cell"] if spread else []),
+        *([f"{GRID}={MIXTURE}"] if mixed else []),
+    )
+    return f"{cells.AUTO}:{','.join(told)}" if told else cells.AUTO
 
 
 def levels(network: str, schema: Schema, latents: int, number: int) -> tuple[int, ...]:
@@ -87,7 +112,7 @@ def is_large(schema: Schema, rows: int) -> bool:
 def recipe(schema: Schema, rows: int, architecture: Architecture, device: torch.device) -> Recipe:
     """How to train such a model on so many rows of this kind on this device."""
     if not is_large(schema, rows):
-        return Recipe()
+        return Recipe() if rows < ROWS_OF_LARGE_DATA else Recipe(batch_size=256, learning_rate=2e-3)
     # A wide network learns its rows by heart within some tens of epochs; decay holds it back.
     return Recipe(
         batch_size=networks(architecture.network).large_batch,
@@ -97,14 +122,22 @@ def recipe(schema: Schema, rows: int, architecture: Architecture, device: torch.
     )
 
 
-def epochs(rows: int, batch_size: int) -> int:
+def epochs(schema: Schema, rows: int, batch_size: int, draws: int) -> int:
     """So many passes over the rows that about ``USUAL_STEPS`` steps are taken.
 
-    >>> epochs(60_000, 250), epochs(1_600, 128)
-    (62, 1000)
+    Of a long table so many rows are seen as are in that many usual steps, whatever the size of a
+    batch, and fewer where each is given several draws of z: about a minute on two cores.
+
+    >>> from unveil.data.schema import Column
+    >>> table = Schema((1,), (Column("a", REAL),), gaps=False)
+    >>> epochs(table, 1_600, 128, 5), epochs(table, 30_000, 256, 1), epochs(table, 30_000, 256, 5)
+    (1000, 64, 25)
     """
-    per_epoch = max(1, rows // batch_size)
-    return max(1, min(MOST_EPOCHS, USUAL_STEPS // per_epoch))
+    if is_large(schema, rows) or rows < ROWS_OF_LARGE_DATA:
+        seen = USUAL_STEPS * batch_size
+    else:
+        seen = int(USUAL_STEPS * Recipe.batch_size * min(1.0, DRAWS_AT_USUAL_COST / draws))
+    return max(1, min(MOST_EPOCHS, seen // rows))
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

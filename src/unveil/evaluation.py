@@ -17,7 +17,7 @@ from unveil.diagnostics.gap import Gap, encoder_gap, gap
 from unveil.diagnostics.means import Mean
 from unveil.diagnostics.surgery import curve_from_prior, surgery
 from unveil.diagnostics.words import in_words
-from unveil.evidence.bound import SIDED, Bound
+from unveil.evidence.bound import SIDED, Bound, InversionError, require_order
 from unveil.evidence.effort import Effort
 from unveil.evidence.importance import Importance, importance
 from unveil.evidence.row_bounds import RowBounds, lower
@@ -45,6 +45,8 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 FEWEST_EFFECTIVE_DRAWS = 10
 # Beyond this distance from an even chance, real rows are told from simulated ones by their weights.
 MOST_UNLIKE = 0.25
+# Of few rows so many standard errors are less than that.
+SURELY_UNLIKE = 3.0
 CURVE_TEMPERATURES = 50
 # So many findings of each kind are put into words; the rest stand among the figures.
 MOST_FINDINGS = 3
@@ -205,8 +207,7 @@ def examine(
         floor, ceiling = _at_once(subject, iwae, effort)
         warnings = collapsed + floor.warnings
         return replace(plain, settings=settings, lower=floor, upper=ceiling, warnings=warnings)
-    everyone = len(subject) <= effort.rows
-    at = torch.arange(len(subject)) if everyone else choose(subject.digests, effort.rows)
+    at = _chosen(subject, effort.rows)
     bounds = _bounds(subject, at, iwae, effort, sizes, on_part)
     found = _diagnose(subject.of(at), effort, sizes, bounds.rows_upper, on_part)
     on_part(1.0)
@@ -340,15 +341,30 @@ def _bounds(
         if upper.value is not None:
             ceiling = upper
         elif rows_upper is not None:
-            ceiling = carried_over(ceiling, rows_upper, at, iwae, subject.digests)
+            ceiling = _in_order(floor, carried_over(ceiling, rows_upper, at, iwae, subject.digests))
     return _Bounds(
         lower=floor,
         upper=ceiling,
         rows_upper=rows_upper,
         tried=tried,
         simulated=simulated,
-        warnings=_doubts(found, simulated),
+        warnings=_doubts(found, simulated, len(at)),
     )
+
+
+def _chosen(subject: Subject, most: int) -> Tensor:
+    """The numbers of all rows, or of ``most`` that speak for them."""
+    everyone = len(subject) <= most
+    return torch.arange(len(subject)) if everyone else choose(subject.digests, most)
+
+
+def _in_order(floor: Bound, ceiling: Bound) -> Bound:
+    """The upper bound, or why it is withdrawn where it lies below the lower one."""
+    try:
+        require_order(floor, ceiling, difference_se=0.0)
+    except InversionError as crossed:
+        return ceiling.withdrawn(str(crossed))
+    return ceiling
 
 
 def _at_once(subject: Subject, iwae: RowBounds, effort: Effort) -> tuple[Bound, Bound]:
@@ -365,9 +381,11 @@ def _about(bound: Bound, rows: int) -> Bound:
     return replace(bound, settings={**bound.settings, "rows": rows})
 
 
-def _doubts(found: Sandwich, simulated: Certificate) -> tuple[str, ...]:
+def _doubts(found: Sandwich, simulated: Certificate, rows: int) -> tuple[str, ...]:
     """What to hold against the bounds, a sentence each."""
-    unlike = simulated.likeness.furthest > MOST_UNLIKE
+    # The standard error of Mann and Whitney's share where both kinds of rows are alike.
+    chance = math.sqrt((2 * rows + 1) / (12 * rows**2))
+    unlike = simulated.likeness.furthest > max(MOST_UNLIKE, SURELY_UNLIKE * chance)
     sentence = (
         "log-weights of real rows are unlike those of simulated ones (a chance of "
         f"{0.5 + simulated.likeness.furthest:.0%} to tell which is which): what is certified for "
@@ -388,7 +406,8 @@ def _diagnose(
     if len(shown) == 0:  # nothing to be learned of rows that show nothing
         return {}
     some = subject.of(shown)
-    few, model, seed = some.first(ROWS_PER_TILE), some.model, some.seed
+    looked_at = _chosen(some, ROWS_PER_TILE)
+    few, model, seed = some.of(looked_at), some.model, some.seed
     own = _gap(few, effort)
     on_part(0.85)
     seen = subject.training
@@ -399,7 +418,7 @@ def _diagnose(
     approximation = (
         None
         if rows_upper is None
-        else Mean.over_rows(own.approximation(rows_upper[shown.cpu()].values[: len(few)]))
+        else Mean.over_rows(own.approximation(rows_upper[shown.cpu()[looked_at]].values))
     )
     held = surgery(model, some.x, some.given, seed=seed) if len(some) > 1 else None
     far = replace(effort.schedules(sizes).far, num_temperatures=CURVE_TEMPERATURES)

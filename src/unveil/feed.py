@@ -1,5 +1,6 @@
 """From rows in the data's own units to what a model eats: whole tensors, or a source of batches."""
 
+import math
 import os
 
 import numpy as np
@@ -10,9 +11,12 @@ from unveil.data.covariates import Covariates
 from unveil.data.encode import digests, encode
 from unveil.data.read import Rows
 from unveil.data.schema import Schema
+from unveil.data.sparse import Matrix, SparseCounts
 from unveil.data.stream import Binarized, Drawn, Mapped, Source, Stored
 from unveil.noise import RowStreams
 
+# Bytes as float32 up to which sparse counts are made dense once and for all, for faster batches.
+LARGEST_DENSE = 2.0**28
 # The share of the machine's memory that training rows may fill before they are left in their file.
 SHARE_OF_MEMORY = 0.25
 USUAL_MEMORY = 8 * 2**30  # where a system does not say
@@ -45,6 +49,17 @@ def to_given(
     return torch.from_numpy(covariates.encode(rows)).to(device) if covariates.columns else None
 
 
+def to_exposures(covariates: Covariates, given: Tensor | None) -> Tensor | None:
+    """What the counts of each row are proportional to, (row,) float64; None where that is nothing.
+
+    >>> to_exposures(Covariates(()), None) is None
+    True
+    """
+    if given is None or covariates.exposure is None:
+        return None
+    return given[:, covariates.exposure].double().cpu()
+
+
 def to_tensors(
     schema: Schema,
     covariates: Covariates,
@@ -67,8 +82,8 @@ def to_source(schema: Schema, rows: Rows, positions: np.ndarray | None = None) -
     """The same rows, or those at ``positions``, as a source of training batches.
 
     They are resident in their compact type: grey levels of one byte stay one byte. Rows in a file
-    that would fill SHARE_OF_MEMORY stay there, and each batch fetches its own. Cells that are
-    probabilities are drawn afresh at each batch.
+    that would fill SHARE_OF_MEMORY stay there, and so do sparse counts above LARGEST_DENSE: each
+    batch fetches its own. Cells that are probabilities are drawn afresh at each batch.
 
     >>> from unveil.data.schema import Column
     >>> schema = Schema((2, 1), (Column("cell", "grid", step=1.0),), gaps=False)
@@ -80,25 +95,29 @@ def to_source(schema: Schema, rows: Rows, positions: np.ndarray | None = None) -
     column = schema.columns[0]
     compact = schema.shared and rows.values.dtype == np.uint8 and not column.levels
     kept = len(rows) if positions is None else len(positions)
-    if (
-        isinstance(rows.values, np.memmap)
-        and kept * schema.dims * (1 if compact else 4) > _memory_to_fill()
-    ):
+    if kept * schema.dims * (1 if compact else 4) > _room(rows.values):
         mapped = Mapped(schema, rows, positions)
         return Drawn(mapped) if schema.draws_cells else mapped
     chosen = rows if positions is None else rows.take(positions)
     if schema.draws_cells and compact:
-        return Binarized(_resident(chosen.values), low=column.low, high=column.high)
+        return Binarized(_resident(chosen.dense), low=column.low, high=column.high)
     if schema.draws_cells:
         return Binarized(torch.from_numpy(encode(schema, chosen)), low=0.0, high=1.0)
     if compact:
-        return Stored(_resident(chosen.values), shift=column.shift, unit=column.unit)
+        return Stored(_resident(chosen.dense), shift=column.shift, unit=column.unit)
     return Stored(torch.from_numpy(encode(schema, chosen)))
 
 
 def _resident(values: np.ndarray) -> Tensor:
     """The values in memory of their own, unless they are there already."""
     return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _room(values: Matrix) -> float:
+    """Bytes that such values may take before they are left as they are."""
+    if isinstance(values, SparseCounts):
+        return min(LARGEST_DENSE, _memory_to_fill())
+    return _memory_to_fill() if isinstance(values, np.memmap) else math.inf
 
 
 def _memory_to_fill() -> float:

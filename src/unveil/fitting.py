@@ -15,17 +15,18 @@ from torch import Tensor
 from unveil import defaults
 from unveil.baselines import fit_baselines
 from unveil.build import Architecture, build, start, with_lasting_prior
-from unveil.conditional import seen_range
+from unveil.conditional import Conditions, seen_range
 from unveil.data.admit import fits
 from unveil.data.covariates import Covariates, infer_covariates
 from unveil.data.edited import obeyed
 from unveil.data.encode import encode, split
 from unveil.data.infer import infer
-from unveil.data.read import Rows, blocks, listed, read
+from unveil.data.read import TOTAL, Rows, blocks, listed, read
 from unveil.data.schema import DENSITIES, Schema
+from unveil.data.sparse import SparseCounts
 from unveil.errors import InputError
 from unveil.evidence.tuning import tune_both
-from unveil.feed import digests_of, to_given, to_source, to_tensors
+from unveil.feed import digests_of, to_exposures, to_given, to_source, to_tensors
 from unveil.fitted import CALIBRATION_ROWS, HELD_OUT_ROWS, Fitted
 from unveil.imputation.intervals import Intervals, Measures, calibrate
 from unveil.judge import Case, judge
@@ -83,7 +84,13 @@ class Plan:
         """What a person should know of how the data were read."""
         columns = self.schema.columns
         set_aside = [column.name for column in columns if column.is_constant]
+        total = [TOTAL] if self.covariates.usual else []
         return (
+            *_note(
+                total,
+                "what a row counts in all is given, so that figures are conditional on each row's "
+                "total; --exposure none models it too",
+            ),
             *_note(set_aside, "one value only, so set aside and put back in what comes out"),
             *(
                 f"{listed(names)}: {why}; kept beside, not modelled"
@@ -111,12 +118,19 @@ def _note(names: Sequence[str], what: str) -> tuple[str, ...]:
 
 def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") -> Plan:
     """Read the data and settle every choice of a fit, as ``fit`` describes them."""
-    rows = read(data, label=request.label, drop=request.drop, given=request.covariates)
+    rows = read(
+        data,
+        label=request.label,
+        drop=request.drop,
+        given=request.given,
+        exposure=request.exposure,
+    )
     inferred = infer(rows) if request.schema is None else obeyed(request.schema, rows)
     rows = fits(inferred, rows)
     schema = cells.read_as(request.likelihood or cells.AUTO, inferred, rows)
     rows = _with_something_observed(rows)
-    covariates = infer_covariates(rows, request.exposure)
+    exposure = defaults.exposure(request, schema, rows)
+    covariates = infer_covariates(rows, exposure)
     keys = digests_of(rows, covariates)
     validation = request.validation
     if validation is None:
@@ -129,7 +143,7 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
     recipe = defaults.recipe(schema, len(training), architecture, find_device(device))
     epochs = request.epochs
     if epochs is None and request.max_minutes is None:
-        epochs = defaults.epochs(len(training), recipe.batch_size)
+        epochs = defaults.epochs(schema, len(training), recipe.batch_size, asked.num_samples)
     steps = None if epochs is None else epochs * max(1, len(training) // recipe.batch_size)
     _require_room_to_warm_up(asked, steps, len(training))
     compiled = defaults.worth_compiling(schema, len(training), steps, request.max_minutes)
@@ -138,7 +152,9 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         rows=len(rows),
         fingerprint=_fingerprint(schema, keys),
         seed=seed,
-        request=replace(request, objective=named, epochs=epochs, validation=validation),
+        request=replace(
+            request, objective=named, epochs=epochs, validation=validation, exposure=exposure
+        ),
         architecture=architecture,
         recipe=replace(recipe, compiled=compiled),
     )
@@ -211,7 +227,12 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     schema, seed = planned.schema, planned.settings.seed
     vae = _settled(planned, vae)
     expected, drawn = _expected_and_drawn(planned)
-    baselines = fit_baselines(_flat(expected), _flat(drawn), schema, vae.num_latents, seed)
+    exposure = to_exposures(
+        planned.covariates, to_given(planned.covariates, planned.sample_of_training)
+    )
+    baselines = fit_baselines(
+        _flat(expected), _flat(drawn), schema, vae.num_latents, seed, exposure
+    )
     x, given = to_tensors(schema, planned.covariates, planned.held_out, seed, _device(vae))
     kept_apart = len(planned.calibration) > 0
     case = Case(
@@ -236,7 +257,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         calibration_digests=digests_of(planned.calibration, planned.covariates),
         calibration=_calibration(planned, vae),
         intervals=_intervals(planned, vae, torch.isnan(drawn)),
-        seen=seen_range(schema, planned.rows).to(_device(vae)),
+        seen=_seen(planned).to(_device(vae)),
         history=trained.history,
         evaluation=evaluation,
         ending=str(trained.ending),
@@ -255,6 +276,13 @@ def _kept_apart(
         return held_out, held_out[:0]
     choosing, kept = split(keys[held_out], apart / distinct, seed)
     return held_out[choosing], held_out[kept]
+
+
+def _seen(planned: Plan) -> Conditions:
+    """The range of each column; beside an exposure counts have none, for each has another there."""
+    if planned.covariates.exposure is not None:
+        return Conditions.none(planned.schema.dims)
+    return seen_range(planned.schema, planned.rows)
 
 
 def _calibration(planned: Plan, vae: VAE) -> Calibration:
@@ -336,12 +364,12 @@ def fit(
 ) -> Fitted:
     """Fit a variational autoencoder to rows of numbers.
 
-    ``data`` is a built-in name, a file, a folder of images, a frame, an array or a tensor; a
-    missing cell is NaN. ``asked`` are the options of ``Request``, which are the command line's:
-    ``latent``, ``levels``, ``likelihood``, ``prior``, ``posterior``, ``network``, ``objective``,
-    ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``, ``given``, ``schema``,
-    ``exposure``. What is left open suits the data. The run ends after ``epochs`` or
-    ``max_minutes``, or when held-out rows no longer gain.
+    ``data`` is a built-in name, a file, a folder of images, a frame, an array, a tensor, a SciPy
+    sparse matrix or AnnData; a missing cell is NaN. ``asked`` are the options of ``Request``, which
+    are the command line's: ``latent``, ``levels``, ``likelihood``, ``prior``, ``posterior``,
+    ``network``, ``objective``, ``epochs``, ``max_minutes``, ``validation``, ``label``, ``drop``,
+    ``given``, ``schema``, ``exposure``. What is left open suits the data. The run ends after
+    ``epochs`` or ``max_minutes``, or when held-out rows no longer gain.
 
     Raises InputError, in one sentence, for data or options that cannot be fitted, TypeError for an
     option that there is not, and NonFiniteError when training met a number that is not one.
@@ -375,6 +403,8 @@ def find_device(name: str) -> torch.device:
 
 def _with_something_observed(rows: Rows) -> Rows:
     """The rows without those that show nothing: they say nothing of the data either."""
+    if isinstance(rows.values, SparseCounts):
+        return rows
     cells = rows.values.reshape(len(rows), -1)
     observed = np.concatenate([~np.isnan(cells[block]).all(axis=1) for block in blocks(cells)])
     return rows if observed.all() else rows.take(np.flatnonzero(observed))

@@ -15,13 +15,13 @@ from torch.distributions import Distribution
 
 from unveil.diagnostics.mixing import FEWEST_DRAWS, effective_draws, split_rhat
 from unveil.distributions import Pushforward
-from unveil.evidence.annealing import Schedule, anneal, stages
+from unveil.evidence.annealing import Schedule, anneal, last, stages
 from unveil.evidence.hmc import hmc
 from unveil.evidence.importance import Importance, importance
 from unveil.evidence.row_bounds import tangent
 from unveil.evidence.starts import FromPosterior, FromPrior
 from unveil.evidence.tuning import Sizes, tune_both
-from unveil.evidence.weights import Weights
+from unveil.evidence.weights import Weights, require_delta
 from unveil.families import Family
 from unveil.latent import LatentVariableModel
 from unveil.objectives.base import require_count
@@ -262,10 +262,11 @@ class Inference:
 
         which is above log p(x) in expectation for every c, and near it for a good one. Y is the
         mean weight of chains annealed from p(z) through four times as many temperatures.
-        Raises as ``importance`` and ``anneal`` do.
+        Raises as ``importance`` and ``anneal`` do, and ValueError for δ outside (0, 1).
         Source: Burda et al. 2016; Neal 2001; Waudby-Smith & Ramdas 2024 (``certified``); Struski et
         al. 2022 (``upper``).
         """
+        require_delta(delta)
         near, far = self._schedules(num_temperatures, num_chains, num_leapfrog=5)
         # Two methods share the chance of failing, so that the better of them may be shown.
         share, model, x, given = delta / 2, self.model, self.x, self.given
@@ -371,8 +372,7 @@ class Inference:
         z = start.draw(self.model, tile, schedule.num_chains, seed, purpose)
         noise = tile.noise(seed, f"{purpose}, moves", self.model.num_latents + 2)
         bridge = start.bridge(self.model, tile)
-        *_, end = stages(bridge, z, schedule, schedule.temperatures, noise)
-        return end.point.z
+        return last(stages(bridge, z, schedule, schedule.temperatures, noise)).point.z
 
 
 @final

@@ -14,7 +14,7 @@ from unveil.data.schema import Schema
 from unveil.evaluation import Evaluation, Subject, evaluate, examine
 from unveil.evidence.effort import Effort
 from unveil.evidence.tuning import Sizes
-from unveil.feed import to_tensors
+from unveil.feed import to_exposures, to_tensors
 from unveil.latent import VAE
 from unveil.likelihoods.real import LocationScaleDensity
 from unveil.likelihoods.scale import ColumnScale
@@ -43,9 +43,9 @@ class Case:
             x=x,
             given=given,
             seed=seed,
-            split=split,
+            split=", ".join(filter(None, (split, self.covariates.condition))),
             counts_cells=schema.has_masses_only,
-            baselines=self._baseline_figures(x.cpu()),
+            baselines=self._baseline_figures(x.cpu(), to_exposures(self.covariates, given)),
             names=None if schema.shared else [schema.columns[j].name for j in schema.modelled],
         )
 
@@ -58,9 +58,10 @@ class Case:
         device = next(self.vae.parameters()).device
         return to_tensors(self.schema, self.covariates, rows, self.seed, device)
 
-    def _baseline_figures(self, x: Tensor) -> dict[str, float | None]:
+    def _baseline_figures(self, x: Tensor, exposure: Tensor | None) -> dict[str, float | None]:
         flat, grid = x.double().flatten(1), Grid.of(self.schema)
-        independent = float(self.baselines.independent.log_evidence(flat, grid).mean())
+        alone = self.baselines.independent.log_evidence(flat, grid, exposure)
+        independent = float(alone.mean())
         if self.baselines.ppca is None or torch.isnan(flat).any():
             return {"independent": independent, "ppca": None}
         ppca = float(ppca_log_evidence(self.baselines.ppca, flat, grid, self.seed).mean())

@@ -270,9 +270,10 @@ def _mode(log_density: Density, dim: int) -> list[Place]:
     with torch.enable_grad():
         curvature = -torch.autograd.functional.hessian(lambda z: log_density(z[None])[0], mode)
     chol, failed = torch.linalg.cholesky_ex(cast(Tensor, curvature))
+    if failed:
+        return []
     sd = torch.cholesky_inverse(chol).diagonal().sqrt()
-    found_one = not failed and bool((sd.isfinite() & mode.isfinite()).all())
-    return [(mode, sd)] if found_one else []
+    return [(mode, sd)] if bool((sd.isfinite() & mode.isfinite()).all()) else []
 
 
 def _require_log_density(log_density: Density, dim: int) -> None:
@@ -281,7 +282,7 @@ def _require_log_density(log_density: Density, dim: int) -> None:
     z = start.requires_grad_()
     try:
         value = log_density(z)
-    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(
             f"expected a log-density of z (..., {dim}) in torch's operations, got an error for z "
             f"of shape {tuple(z.shape)}: {error}; let it take any axes before the last, and no "
@@ -292,6 +293,11 @@ def _require_log_density(log_density: Density, dim: int) -> None:
         raise ValueError(
             f"expected one number (...) for each z (..., {dim}), got {got} for z of shape "
             f"{tuple(z.shape)}; sum over the last axis alone"
+        )
+    if not value.is_floating_point():
+        raise ValueError(
+            f"expected a log-density that is a real number, got {value.dtype}; take its real part, "
+            "or write it in floating point"
         )
     if not value.requires_grad:
         raise ValueError(

@@ -54,12 +54,8 @@ class Request:
     schema: str | None = None
     """File that says what each column is, as schema.json in a model folder."""
     exposure: str | None = None
-    """Column of exposures (depth, area, time) that counts are proportional to."""
-
-    @property
-    def covariates(self) -> tuple[str, ...]:
-        """All columns that are conditioned on, the exposure among them."""
-        return self.given if self.exposure is None else (*self.given, self.exposure)
+    """Column of exposures (depth, area, time) that counts are proportional to; total is each row's
+    own, none is none [default: total for a matrix of counts of 50 columns or more]."""
 
     def __post_init__(self) -> None:
         for name in ("label", "drop", "given"):

@@ -202,9 +202,9 @@ def _draw(fitted: "Fitted", planned: "Plan", folder: Path) -> None:
     means, draws = fitted.sample_like(few, seed=fitted.settings.seed)
     label = next(iter(rows.labels.values()), None)
     drawn = {
-        "samples": figures.samples(fitted.schema, few.values, means, draws),
+        "samples": figures.samples(fitted.schema, few.dense, means, draws),
         "reconstructions": figures.reconstructions(
-            fitted.schema, few.values, fitted.reconstructed(few).values
+            fitted.schema, few.dense, fitted.reconstructed(few).dense
         ),
         "latent_map": figures.latent_map(fitted.encode(rows)[0], label),
         "training_curves": figures.training_curves(fitted.history),

@@ -16,6 +16,7 @@ from rich.table import Table
 from unveil.check.lines import Between, Estimate, Identity, Line, SelfTest, Verdict
 from unveil.data.read import Rows, blocks, listed
 from unveil.data.schema import ASIDE, Schema
+from unveil.data.sparse import SparseCounts
 from unveil.evaluation import Evaluation
 from unveil.evidence.bound import Bound
 from unveil.evidence.sandwich import Certificate
@@ -135,6 +136,8 @@ def _by_kind(schema: Schema, rows: Rows, likelihood: str) -> Iterator[tuple[str,
 
 def _missing(rows: Rows) -> list[float]:
     """The share of missing cells in each column of a table."""
+    if isinstance(rows.values, SparseCounts):
+        return [0.0] * len(rows.names)
     gaps = (np.isnan(rows.values[block]).sum(0) for block in blocks(rows.values))
     total = np.sum(list(gaps), axis=0)
     return (total / len(rows)).tolist()

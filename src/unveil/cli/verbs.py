@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unveil.data.read import Rows
     from unveil.evidence.effort import Effort
     from unveil.fitted import Fitted
+    from unveil.synthesis.report import SynthesisReport
 
 Model = Annotated[Path, Parameter(help="Folder that unveil fit wrote.")]
 Data = Annotated[str, Parameter(help="Built-in name, file or folder of images.")]
@@ -91,28 +92,45 @@ def _settings_of(replay: Path) -> "tuple[Effort, int]":
     try:
         settings = read_document(replay)["settings"]
         return Effort.from_document(settings), int(settings["seed"])
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"expected the --json of an earlier unveil evaluate in {replay}, but its settings are "
             f"not there ({error!r}); name a file that evaluate wrote"
         ) from error
+    except ValueError as error:
+        raise InputError(
+            f"expected the --json of an earlier unveil evaluate in {replay}, but its settings "
+            f"cannot be: {error}"
+        ) from error
 
 
 def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFAULT) -> None:
-    """Where does each row lie in latent space? Writes z0_mean, z0_sd, z1_mean, ..."""
+    """Where does each row lie in latent space? Writes z0_mean, z0_sd, z1_mean, ...
+
+    An .h5ad is a copy of DATA with obsm["X_unveil"] and obsm["X_unveil_sd"].
+    """
     import numpy as np
 
     from unveil.cli.screen import say
-    from unveil.data.write import TABLE_SUFFIXES, require_suffix, write
+    from unveil.data.omics import SUFFIX, require_copy
+    from unveil.data.write import ROW_SUFFIXES, require_suffix, write, write_embedded
 
-    require_suffix(output, TABLE_SUFFIXES)
+    require_suffix(output, ROW_SUFFIXES)
+    copies = output.suffix.lower() == SUFFIX
+    if copies:
+        require_copy(Path(data), output)
     fitted = _open(model, common)
     rows = fitted.rows(data)
     mean, sd = fitted.encode(rows)
     columns: dict[str, np.ndarray] = {}
     for unit in range(mean.shape[1]):
         columns |= {f"z{unit}_mean": mean[:, unit], f"z{unit}_sd": sd[:, unit]}
-    write(output, columns | dict(rows.labels))
+    if copies:
+        write_embedded(output, Path(data), mean, sd)
+    else:
+        write(output, columns | dict(rows.labels))
     say(f"{len(rows)} rows, {mean.shape[1]} latents each: {output}", common.quiet)
     common.finish({"rows": len(rows), "latents": mean.shape[1], "output": str(output)})
 
@@ -127,7 +145,8 @@ def reconstruct(model: Model, data: Data, /, *, output: Output, common: Common =
     fitted = _open_for_rows(model, output, common)
     rows = fitted.rows(data)
     made = fitted.reconstructed(rows)
-    pairs = np.stack([rows.values.astype(np.float64), made.values], axis=1)[:MOST_PAIRS]
+    few = slice(0, MOST_PAIRS)
+    pairs = np.stack([np.array(rows.values[few], np.float64), made.dense[few]], axis=1)
     _write_rows(fitted, output, made, pictures=_in_rows_of_pairs(pairs))
     _tell(len(made), output, common)
 
@@ -141,12 +160,23 @@ def sample(
         tuple[str, ...],
         Parameter(help="COL=VALUE or COL=LOW..HIGH that rows must meet.", negative=()),
     ] = (),
+    report: Annotated[
+        Path | None,
+        Parameter(help="Compare the rows with real ones, and write how here: .md or .json."),
+    ] = None,
+    data: Annotated[
+        str | None, Parameter(help="For --report: real rows, trained on and held out.")
+    ] = None,
+    target: Annotated[
+        str | None, Parameter(help="For --report: the column to be learned from drawn rows.")
+    ] = None,
     output: Output,
     common: Common = DEFAULT,
 ) -> None:
     """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z), under conditions."""
-    from unveil.cli.screen import say
+    from unveil.cli.screen import bar, say
 
+    _require_whole(report, data, target, where)
     fitted = _open_for_rows(model, output, common)
     values = _values(where)
     given = {name: value for name, value in values.items() if name in fitted.covariates.names}
@@ -158,8 +188,65 @@ def sample(
         say(f"{behind.ess:.0f} of {behind.num_proposals} draws count in effect", common.quiet)
     else:
         drawn = fitted.sampled(number, seed=common.seed, given=given)
-    _write_rows(fitted, output, drawn, pictures=drawn.values)
+    for name, value in fitted.covariates.usual.items():
+        if name not in given:
+            told = f"drawn at the usual {name} of {value:.9g}; --where {name}=N draws at another"
+            say(told, common.quiet)
+    beside = None
+    if report is not None:
+        with bar("comparing", common.quiet) as on_part:
+            beside = fitted.sample_report(
+                drawn, data, target=target, seed=common.seed, on_part=on_part
+            )
+        found["report"] = beside.document()
+    _write_rows(fitted, output, drawn, pictures=drawn.dense)
+    if report is not None and beside is not None:
+        _write_report(report, beside, common)
     _tell(number, output, common, **found)
+
+
+def _require_whole(
+    report: Path | None, data: str | None, target: str | None, where: tuple[str, ...]
+) -> None:
+    """Nothing, once a report has all that it takes, and nothing is asked of one that is not made.
+
+    Raises InputError otherwise.
+    """
+    from unveil.data.write import require_suffix
+    from unveil.errors import InputError
+
+    if report is None:
+        if (data, target) != (None, None):
+            raise InputError(
+                "expected --report FILE with --data and --target, which say what it compares the "
+                "rows with, but it did not come; name the file, or leave them out"
+            )
+        return
+    require_suffix(report, REPORT_SUFFIXES)
+    if data is None:
+        raise InputError(
+            "expected --data DATA with --report, real rows to compare with, but it did not come; "
+            "name the data that the model was fitted to"
+        )
+    if where:
+        raise InputError(
+            "expected --report of rows drawn without conditions, as real rows have none, but "
+            f"--where {where[0]} came; leave one of them out"
+        )
+
+
+def _write_report(path: Path, report: "SynthesisReport", common: Common) -> None:
+    """Write a report in the format that its suffix names, and say it in a few lines."""
+    from unveil.cli.screen import say
+    from unveil.storage import write_bytes, write_document
+
+    if path.suffix.lower() == REPORT_SUFFIXES[0]:
+        write_bytes(path, report.markdown().encode())
+    else:
+        write_document(path, {"format_version": 1, **report.document()})
+    for sentence in (*report.sentences(), *report.notes):
+        say(sentence, common.quiet)
+    say(f"report: {path}", common.quiet)
 
 
 def score(
@@ -277,7 +364,7 @@ def impute(
         write_rows(output, found.table())
     else:
         made = replace(rows, values=found.values)
-        _write_rows(fitted, output, made, pictures=made.values)
+        _write_rows(fitted, output, made, pictures=made.dense)
     filled = found.filled
     say(f"{sum(filled.values())} gaps filled in {len(rows)} rows: {output}", common.quiet)
     for name, number in filled.items() if rows.names else ():
@@ -314,7 +401,7 @@ def interpolate(
     """What lies between two rows? Decodes the path between them in latent space."""
     fitted = _open_for_rows(model, output, common)
     made = fitted.interpolated(data, start, end, steps)
-    _write_rows(fitted, output, made, pictures=made.values)
+    _write_rows(fitted, output, made, pictures=made.dense)
     _tell(steps, output, common)
 
 
@@ -336,17 +423,18 @@ ALL = (fit, evaluate, encode, reconstruct, sample, score, impute, interpolate, c
 
 # Rows that one in so many would be as unusual as are counted on the screen.
 UNUSUAL = 0.01
+REPORT_SUFFIXES = (".md", ".json")
 MOST_PAIRS = 40
 PAIRS_ABREAST = 10
 
 
 def _open_for_rows(model: Path, output: Path, common: Common) -> "Fitted":
     """The model, once the output has a format that its rows can take."""
-    from unveil.data.write import TABLE_SUFFIXES, require_suffix
+    from unveil.data.write import ROW_SUFFIXES, require_suffix
 
     fitted = _open(model, common)
     drawable = (".png",) if fitted.schema.is_image else ()
-    require_suffix(output, (*TABLE_SUFFIXES, *drawable))
+    require_suffix(output, (*ROW_SUFFIXES, *drawable))
     return fitted
 
 

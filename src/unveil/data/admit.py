@@ -8,7 +8,8 @@ import numpy as np
 from unveil.data.encode import columns_of
 from unveil.data.native import NUMBER, native
 from unveil.data.read import Rows, blocks, cell_named, listed, numbered
-from unveil.data.schema import Column, Schema
+from unveil.data.schema import COUNT, Column, Schema
+from unveil.data.sparse import SparseCounts
 from unveil.errors import InputError
 
 CORRECT_IT = "correct the cell, or leave it empty if it is missing"
@@ -37,8 +38,10 @@ def fits(schema: Schema, rows: Rows, unseen: str = "error") -> Rows:
         rows = _same_shape(schema, rows)
     else:
         rows = _in_its_words(schema, _same_columns(schema, _set_aside(schema, rows)), unseen)
+    known = {COUNT} if isinstance(rows.values, SparseCounts) else set()
     for column, cells in columns_of(schema, rows.values):
-        require_admitted(column, cells, rows, CORRECT_IT)
+        if column.kind not in known:
+            require_admitted(column, cells, rows, CORRECT_IT)
     return rows
 
 
@@ -100,7 +103,9 @@ def _in_its_words(schema: Schema, rows: Rows, unseen: str) -> Rows:
     ]
     if not others and types == rows.types:
         return rows
-    values = rows.values.astype(np.float64) if others else rows.values
+    if not others:
+        return replace(rows, types=types, words=words)
+    values = np.array(rows.values, np.float64)
     for place, column in others:
         way = _by_words if column.words else _by_numbers
         values[:, place] = way(column, values[:, place], rows, unseen)

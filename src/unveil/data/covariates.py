@@ -1,14 +1,14 @@
 """Covariates: the columns that a model is conditioned on, as the numbers that its networks see."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, final
 
 import numpy as np
 
 from unveil.data.observed import distinct, moments
-from unveil.data.read import Rows, listed
+from unveil.data.read import TOTAL, Rows, listed
 from unveil.data.schema import entry, numbers
 from unveil.errors import InputError
 
@@ -26,6 +26,10 @@ class Covariate(ABC):
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
         """What to call the numbers, in their order."""
+
+    def cells(self, rows: Rows) -> np.ndarray:
+        """What the rows say of it, (row,), none missing. Raises InputError where they do not."""
+        return _complete(self.name, rows)
 
     @abstractmethod
     def encode(self, cells: np.ndarray, source: str) -> np.ndarray:
@@ -96,6 +100,42 @@ class Exposure(Covariate):
 
 @final
 @dataclass(frozen=True)
+class Total(Covariate):
+    """What a row counts in all, to which each of its counts is proportional: c = total / unit.
+
+    >>> total = Total(unit=4.0)
+    >>> total.encode(total.cells(Rows(np.array([[1, 7], [0, 2]]))), "the data").ravel().tolist()
+    [2.0, 0.5]
+    """
+
+    unit: float
+    name: str = TOTAL
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def cells(self, rows: Rows) -> np.ndarray:
+        """The totals of the rows, or what stands in their place where rows are yet to be made."""
+        return _complete(self.name, rows) if self.name in rows.given else _totals(rows)
+
+    def encode(self, cells: np.ndarray, source: str) -> np.ndarray:
+        totals = _as_numbers(self.name, cells, source)
+        if (totals <= 0).any():
+            row = int(np.argmax(totals <= 0))
+            raise InputError(
+                f"expected every row to count something, as its counts are proportional to its "
+                f"total, but that of row {row} (counted from 0) of {source} is {totals[row]:.9g}; "
+                f"leave the row out, or fit with --exposure none"
+            )
+        return (totals / self.unit).astype(np.float32)[:, None]
+
+    def to_document(self) -> dict[str, Any]:
+        return {"name": self.name, "total": self.unit}
+
+
+@final
+@dataclass(frozen=True)
 class Class(Covariate, Generic[T]):
     """One of the categories that were seen, text or numbers: 1 for the one that it is, else 0.
 
@@ -145,8 +185,27 @@ class Covariates:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the columns, as `read` takes them for `given`."""
+        """The names of the covariates."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def brought(self) -> tuple[str, ...]:
+        """Those that are columns of the data, as `read` takes them for `given`."""
+        return tuple(column.name for column in self.columns if not isinstance(column, Total))
+
+    @property
+    def usual(self) -> dict[str, float]:
+        """What is taken for rows that are yet to be made, where nothing else is said."""
+        return {column.name: column.unit for column in self.columns if isinstance(column, Total)}
+
+    @property
+    def condition(self) -> str:
+        """What figures are conditional on, and must say so; "" where that is nothing.
+
+        >>> Covariates((Total(unit=4.0),)).condition
+        "conditional on each row's total"
+        """
+        return "conditional on each row's total" if self.usual else ""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -156,7 +215,8 @@ class Covariates:
     @property
     def exposure(self) -> int | None:
         """Which of the encoded numbers is an exposure; None where none is."""
-        exposures = [column.name for column in self.columns if isinstance(column, Exposure)]
+        kinds = Exposure | Total
+        exposures = [column.name for column in self.columns if isinstance(column, kinds)]
         return self.inputs.index(exposures[0]) if exposures else None
 
     def encode(self, rows: Rows) -> np.ndarray:
@@ -165,9 +225,7 @@ class Covariates:
         Raises InputError naming the column and the row for a covariate that is missing or has a
         value that the model has never seen.
         """
-        encoded = [
-            column.encode(_complete(column.name, rows), rows.source) for column in self.columns
-        ]
+        encoded = [column.encode(column.cells(rows), rows.source) for column in self.columns]
         return np.concatenate([np.empty((len(rows), 0), np.float32), *encoded], axis=1)
 
     def to_document(self) -> list[dict[str, Any]]:
@@ -191,7 +249,8 @@ class Covariates:
 def infer_covariates(rows: Rows, exposure: str | None = None) -> Covariates:
     """How the covariates of training rows are to be encoded; none without any.
 
-    The one named ``exposure`` is measured in multiples of its geometric mean.
+    The one named ``exposure`` is measured in multiples of its geometric mean; "total" is each
+    row's own, unless a covariate is called so.
 
     Text, booleans and whole numbers of at most FEW values, each seen twice on average, are
     classes; other numbers are amounts.
@@ -202,17 +261,41 @@ def infer_covariates(rows: Rows, exposure: str | None = None) -> Covariates:
     >>> infer_covariates(Rows(np.eye(4), given={"arm": np.array([0, 1, 1, 0])})).inputs
     ('arm=0', 'arm=1')
     """
-    return Covariates(
-        tuple(
-            _exposure(name, rows) if name == exposure else _inferred(name, _complete(name, rows))
-            for name in rows.given
-        )
-    )
+    columns = [
+        _exposure(name, rows) if name == exposure else _inferred(name, _complete(name, rows))
+        for name in rows.given
+    ]
+    own = None if exposure is None or exposure in rows.given else _OWN.get(exposure)
+    return Covariates(tuple(columns) if own is None else (*columns, own(rows)))
 
 
 def _exposure(name: str, rows: Rows) -> Exposure:
-    values = Exposure(name, unit=1.0).encode(_complete(name, rows), rows.source)
-    return Exposure(name, unit=float(np.exp(np.log(values.astype(np.float64)).mean())))
+    return Exposure(name, unit=_geometric_mean(Exposure(name, unit=1.0), rows))
+
+
+def _total(rows: Rows) -> Total:
+    return Total(unit=_geometric_mean(Total(unit=1.0), rows))
+
+
+# Exposures that are no column of the data, and are made of the rows themselves.
+_OWN: Mapping[str, Callable[[Rows], Covariate]] = {TOTAL: _total}
+
+
+def _geometric_mean(exposure: Covariate, rows: Rows) -> float:
+    values = exposure.encode(exposure.cells(rows), rows.source)
+    return float(np.exp(np.log(values.astype(np.float64)).mean()))
+
+
+def _totals(rows: Rows) -> np.ndarray:
+    """The sum of each row, (row,) float64."""
+    totals = rows.values.sum(axis=1, dtype=np.float64)
+    if np.isnan(totals).any():
+        raise InputError(
+            f"expected a count in every cell to take each row's total, but one of row "
+            f"{int(np.argmax(np.isnan(totals)))} (counted from 0) of {rows.source} is missing; "
+            f"fill it in, leave the row out, or fit with --exposure none"
+        )
+    return totals
 
 
 def _inferred(name: str, cells: np.ndarray) -> Covariate:
@@ -294,6 +377,8 @@ def _covariate_from_document(document: Any) -> Covariate:
     name = entry(document, "name", str)
     if "exposure" in document:
         return Exposure(name, float(entry(document, "exposure", int | float)))
+    if "total" in document:
+        return Total(float(entry(document, "total", int | float)), name)
     if "categories" not in document:
         shift, unit = (float(entry(document, key, int | float)) for key in ("shift", "unit"))
         return Amount(name, shift, unit)

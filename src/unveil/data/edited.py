@@ -62,12 +62,12 @@ def obeyed(source: str | Path, rows: Rows) -> Schema:
         *(name for name, one in told.items() if entry(one, "kind", str) == ASIDE),
     ]
     _require_names([*told, *aside], rows)
-    cells = dict(zip(rows.names, rows.values.T, strict=True))
-    columns = [_column(told[name], rows, cells[name]) for name in rows.names if name not in aside]
+    kept = [place for place, name in enumerate(rows.names) if name not in aside]
+    columns = [_column(told[rows.names[j]], rows, rows.values[:, j]) for j in kept]
     return Schema(
         (len(columns),),
         tuple(columns),
-        gaps=any(bool(np.isnan(cells[column.name]).any()) for column in columns),
+        gaps=any(bool(np.isnan(rows.values[:, j]).any()) for j in kept),
         aside=tuple(Aside(name, BY_HAND) for name in rows.names if name in aside),
         form=rows.form,
     )

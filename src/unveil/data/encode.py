@@ -9,6 +9,7 @@ import numpy as np
 
 from unveil.data.read import Rows, blocks
 from unveil.data.schema import Column, Schema
+from unveil.data.sparse import Matrix, SparseCounts
 from unveil.errors import InputError
 
 
@@ -26,7 +27,7 @@ def encode(schema: Schema, rows: Rows) -> np.ndarray:
     shift, unit = _shift_and_unit(schema)
     x = np.empty((len(rows), *_encoded_shape(schema)), np.float32)
     for block in blocks(rows.values):
-        cells = rows.values[block].astype(np.float64)
+        cells = np.array(rows.values[block], np.float64)
         for column, view in columns_of(schema, cells):
             if column.is_placed:
                 view[...] = column.place(view)
@@ -66,12 +67,13 @@ def decode(schema: Schema, x: np.ndarray) -> np.ndarray:
     return values.reshape(*x.shape[: x.ndim - len(shape)], *schema.event_shape)
 
 
-def digests(values: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+def digests(values: Matrix, given: np.ndarray | None = None) -> np.ndarray:
     """What tells rows apart: a hash of each row's numbers, uint64 (row, 2).
 
     It depends on the numbers alone, as float64, and on how many they are: not on their dtype, the
-    order of the rows or the other rows. All NaN are one number, and so are 0.0 and -0.0. Rows of
-    equal numbers with other covariates `given` (row, covariate) are other rows.
+    order of the rows or the other rows, nor on whether they are sparse. All NaN are one number, and
+    so are 0.0 and -0.0. Rows of equal numbers with other covariates `given` (row, covariate) are
+    other rows.
 
     >>> a, b = digests(np.array([[0.0, np.nan], [-0.0, np.nan]]))
     >>> bool((a == b).all())
@@ -81,7 +83,9 @@ def digests(values: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
     beside = np.empty((len(values), 0)) if given is None else given
     hashed = bytearray()
     for block in blocks(values):
-        for row, c in zip(_numbers(values[block]), _numbers(beside[block]), strict=True):
+        for row, c in zip(
+            _numbers(np.asarray(values[block])), _numbers(beside[block]), strict=True
+        ):
             hashed += hashlib.blake2b(length + row + c, digest_size=16).digest()
     return np.frombuffer(bytes(hashed), "<u8").reshape(-1, 2).astype(np.uint64)
 
@@ -128,14 +132,16 @@ def _lot(digest: np.ndarray, seed: int) -> bytes:
     return hashlib.blake2b(digest.astype("<u8").tobytes(), key=str(seed).encode()[:64]).digest()
 
 
-def columns_of(schema: Schema, values: np.ndarray) -> Iterator[tuple[Column, np.ndarray]]:
-    """Each column with a view of its cells in rows (row, *event).
+def columns_of(schema: Schema, values: Matrix) -> Iterator[tuple[Column, np.ndarray]]:
+    """Each column with its cells in rows (row, *event): a view of them, unless they are sparse.
 
     >>> schema = Schema((2,), (Column("a", "real"), Column("b", "real")), gaps=False)
     >>> [(column.name, cells.tolist()) for column, cells in columns_of(schema, np.eye(2))]
     [('a', [1.0, 0.0]), ('b', [0.0, 1.0])]
     """
-    if schema.shared:
+    if isinstance(values, SparseCounts):
+        yield from zip(schema.columns, values.T, strict=True)
+    elif schema.shared:
         yield schema.columns[0], values
     else:
         yield from zip(schema.columns, np.moveaxis(values, -1, 0), strict=True)

@@ -9,6 +9,7 @@ import narwhals as nw
 import numpy as np
 
 from unveil.data.native import CATEGORY, DATETIME, NUMBER, ORDERED, native, whole
+from unveil.data.omics import ANNOTATED, annotated
 from unveil.data.read import ARRAY, Rows
 from unveil.data.schema import Column, Schema
 
@@ -38,7 +39,7 @@ def measured(
 
 
 def as_it_came(rows: Rows) -> Any:
-    """The values of rows in their own form: a frame of their columns, or the array itself.
+    """The values of rows in their own form: a frame of their columns, AnnData, or the array itself.
 
     >>> as_it_came(Rows(np.array([[1.0]]), ("sex",), words={"sex": ("f", "m")}, form="pyarrow"))
     pyarrow.Table
@@ -46,7 +47,9 @@ def as_it_came(rows: Rows) -> Any:
     ----
     sex: [["m"]]
     """
-    return rows.values if rows.form == ARRAY or not rows.names else frame(rows, rows.form)
+    if rows.form == ARRAY or not rows.names:
+        return rows.values
+    return annotated(rows) if rows.form == ANNOTATED else frame(rows, rows.form)
 
 
 def frame(rows: Rows, form: str) -> Any:
@@ -57,7 +60,7 @@ def frame(rows: Rows, form: str) -> Any:
     >>> frame(Rows(np.array([[19000.0]]), ("day",), types={"day": "date"}), "pyarrow").to_pydict()
     {'day': [datetime.date(2022, 1, 8)]}
     """
-    columns = zip(rows.names, rows.values.T, strict=True)
+    columns = zip(rows.names, rows.dense.T, strict=True)
     return nw.from_dict(
         {name: _series(rows, name, values, form) for name, values in columns}
     ).to_native()

@@ -24,6 +24,7 @@ from unveil.data.schema import (
     count,
     levels_of,
 )
+from unveil.data.sparse import SparseCounts
 from unveil.errors import InputError
 
 DEPTHS = (1, 3, 7, 15, 16, 31, 63, 127, 255, 511, 1023, 4095, 16383, 65535)  # 16: digits
@@ -65,6 +66,8 @@ def infer(rows: Rows) -> Schema:
     which most are different or more than MOST_LEVELS, and integers that number the rows: all
     different, and evenly apart.
 
+    Sparse counts are counts in every column that varies, or 0 and 1 where none is above 1.
+
     Raises InputError for fewer than ten rows, no column that varies, values whose scale floating
     point cannot hold, and numbers among which a few cells hold something else.
 
@@ -77,6 +80,8 @@ def infer(rows: Rows) -> Schema:
             f"expected at least {FEWEST_ROWS} rows to learn from, but {rows.source} has "
             f"{len(rows)}; add rows"
         )
+    if isinstance(rows.values, SparseCounts):
+        return _counted(rows, rows.values)
     gaps = any(np.isnan(rows.values[block]).any() for block in blocks(rows.values))
     if not rows.names:
         return Schema(rows.event_shape, (_shared_column(rows.values),), gaps=gaps)
@@ -265,6 +270,17 @@ def _counts_together(columns: list[Column], cells: list[Cells]) -> list[Column]:
     if 2 * counted <= len(varying) or not all(_could_be_counts(values) for _, values in varying):
         return columns
     return [column if column.is_constant else count(column.name) for column in columns]
+
+
+def _counted(rows: Rows, counts: SparseCounts) -> Schema:
+    """Sparse counts as what they are."""
+    low, high = counts.ends
+    of = count if high.max() > 1 else _binary
+    columns = tuple(
+        Column(name, CONSTANT, shift=float(least)) if least == most else of(name)
+        for name, least, most in zip(rows.names, low, high, strict=True)
+    )
+    return Schema((len(columns),), columns, gaps=False, form=rows.form)
 
 
 # One column

@@ -16,14 +16,20 @@ from typing import Any, final
 
 import narwhals as nw
 import numpy as np
+from scipy.sparse import issparse
 
 from unveil.data.native import BOOLEAN, INTEGER, NUMBER, is_gap, measure, native, plain
+from unveil.data.sparse import Matrix, SparseCounts, counts_of
 from unveil.errors import InputError
 
 CELLS_PER_BLOCK = 2**20  # 8 MiB as float64: large enough for numpy, small beside any data
 # A larger array stays in its file. A smaller one is read, so that nothing can change beneath it.
 LARGEST_READ = 2**27
+# A sparse matrix of other numbers than counts is made dense, unless it has more cells than these.
+MOST_DENSE_CELLS = 2**30
 ARRAY = "numpy"  # the form of rows that came as an array, or are bundled
+# Exposures that are no column, unless one is called so: each row's own total, and none at all.
+TOTAL, NONE = NO_COLUMN = ("total", "none")
 _NUMBERS = (NUMBER, INTEGER, BOOLEAN)  # what rides along as numbers
 
 
@@ -38,8 +44,8 @@ class Rows:
     """
 
     # (row, *event), in its compact dtype, perhaps still in its file; NaN = missing; a table:
-    # (row, column).
-    values: np.ndarray
+    # (row, column), counts perhaps sparse.
+    values: Matrix
     names: tuple[str, ...] = ()  # of a table's columns; () for images and arrays of pixels
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)  # never modelled: name -> (row,)
     source: str = "the data"  # what to call these rows in a sentence
@@ -63,6 +69,11 @@ class Rows:
     def type_of(self, name: str) -> str:
         """What the column holds."""
         return self.types.get(name, NUMBER)
+
+    @property
+    def dense(self) -> np.ndarray:
+        """The values as an array."""
+        return np.asarray(self.values)
 
     def take(self, index: np.ndarray | slice | Sequence[int]) -> "Rows":
         """The rows at `index` (positions, a mask or a slice), with their labels and covariates.
@@ -90,15 +101,18 @@ def read(
     label: Sequence[str] = (),
     drop: Sequence[str] = (),
     given: Sequence[str] = (),
+    exposure: str | None = None,
 ) -> Rows:
     """Rows of numbers from a built-in name, a file, a folder of images, an array or a frame.
 
     `label` names the columns that ride along without being modelled, `drop` those to forget and
     `given` those to condition on, which may be labels too: a label that the data bring along is
-    one no more where only `given` names it. Values keep their units and their dtype; missing cells
+    one no more where only `given` names it. An `exposure` is given too, unless it is one of
+    NO_COLUMN and no column is called so. Values keep their units and their dtype; missing cells
     become NaN. Words, booleans and dates are measured as `native.measure` says. A text label or
     covariate is read as text, with an empty string where it is missing. A large `.npy` stays in its
-    file, and its values are a memory map.
+    file, and its values are a memory map. Counts of a SciPy sparse matrix, AnnData or an `.h5ad`
+    stay sparse; the columns of obs are labels.
 
     Raises InputError, in one sentence, when the source cannot be read or a column that is to be
     modelled holds anything else.
@@ -108,8 +122,11 @@ def read(
     ((150, 3), ['target'])
     """
     contents, name = _open(source)
-    rows = _rows(contents, name, {*label, *drop, *given})
-    return _checked(_set_aside(rows, label, drop, given))
+    exposures = () if exposure is None else (exposure,)
+    rows = _rows(contents, name, {*label, *drop, *given, *exposures})
+    there = {*rows.names, *rows.labels, *rows.given}
+    columns = [name for name in exposures if name in there or name not in NO_COLUMN]
+    return _checked(_set_aside(rows, label, drop, (*given, *columns)))
 
 
 def read_again(
@@ -131,7 +148,7 @@ def read_again(
     return _checked(_set_aside(rows, label, drop, given))
 
 
-def blocks(values: np.ndarray) -> Iterator[slice]:
+def blocks(values: Matrix) -> Iterator[slice]:
     """Consecutive slices of rows, each of about CELLS_PER_BLOCK cells, that together cover values.
 
     >>> list(blocks(np.zeros((3, 2**20))))
@@ -192,6 +209,10 @@ def _rows(contents: Any, source: str, aside: Collection[str]) -> Rows:
         return _from_array(_from_tensor(contents), source)
     if isinstance(contents, np.ndarray):
         return _from_array(contents, source)
+    if issparse(contents):
+        return of_matrix(contents, source)
+    if hasattr(contents, "obs_names"):
+        return _from_annotated(contents, source)
     return _from_frame(_frame(contents, source), source, aside)
 
 
@@ -204,6 +225,35 @@ def _from_array(array: np.ndarray, source: str) -> Rows:
         )
     is_table = values.ndim == 2 and values.dtype != np.uint8
     return Rows(values, names=numbered(values.shape[1]) if is_table else (), source=source)
+
+
+def of_matrix(matrix: Any, source: str) -> Rows:
+    """The rows of a matrix, sparse or not: counts are held sparse, other numbers dense.
+
+    Raises InputError for a gap in a sparse matrix, and for one too large to be made dense.
+
+    >>> of_matrix(np.array([[0.0, 2.0]]), "the data").values.shape
+    (1, 2)
+    """
+    counts = counts_of(matrix, source)
+    if counts is not None:
+        return Rows(counts, names=numbered(counts.shape[1]), source=source)
+    if not issparse(matrix):
+        return _from_array(np.asarray(matrix), source)
+    if prod(matrix.shape) > MOST_DENSE_CELLS:
+        raise InputError(
+            f"expected counts in a sparse matrix of {matrix.shape[0]} rows and {matrix.shape[1]} "
+            f"columns, for other numbers are made dense, but {source} holds fractions or negative "
+            f"numbers; give the counts as they were before they were scaled, or fewer columns"
+        )
+    return _from_array(matrix.toarray(), source)
+
+
+def _from_annotated(contents: Any, source: str) -> Rows:
+    from unveil.data.omics import annotated_rows
+
+    held = contents.to_memory() if contents.isbacked else contents
+    return annotated_rows(held.X, held.obs, held.var, source)
 
 
 def _from_tensor(tensor: Any) -> np.ndarray:
@@ -221,9 +271,9 @@ def _frame(contents: Any, source: str) -> nw.DataFrame[Any]:
         return nw.from_native(contents, eager_only=True)
     except TypeError as error:
         raise InputError(
-            f"expected the name of a built-in, a path, an array, a tensor, or a pandas, polars or "
-            f"pyarrow frame in memory, but {type(contents).__name__} came; convert it to one of "
-            f"these first"
+            f"expected the name of a built-in, a path, an array, a tensor, a sparse matrix, "
+            f"AnnData, or a pandas, polars or pyarrow frame in memory, but "
+            f"{type(contents).__name__} came; convert it to one of these first"
         ) from error
     except nw.exceptions.DuplicateError as error:
         raise InputError(
@@ -234,7 +284,7 @@ def _frame(contents: Any, source: str) -> nw.DataFrame[Any]:
 
 def _from_frame(frame: nw.DataFrame[Any], source: str, aside: Collection[str]) -> Rows:
     series = [(str(name), frame.get_column(name)) for name in frame.columns]
-    labels = {name: _label(cells) for name, cells in series if name in aside}
+    labels = {name: label_cells(cells) for name, cells in series if name in aside}
     columns = {name: measure(cells, name) for name, cells in series if name not in aside}
     return Rows(
         values=_stacked([values for values, _, _ in columns.values()], len(frame)),
@@ -257,8 +307,13 @@ def _stacked(columns: list[np.ndarray], rows: int) -> np.ndarray:
     return values
 
 
-def _label(series: nw.Series[Any]) -> np.ndarray:
-    """A column that is only carried along: numbers where it has them, text otherwise."""
+def label_cells(series: nw.Series[Any]) -> np.ndarray:
+    """A column that is only carried along: numbers where it has them, text otherwise.
+
+    >>> import pyarrow as pa
+    >>> label_cells(nw.from_native(pa.chunked_array([["b", None]]), series_only=True)).tolist()
+    ['b', '']
+    """
     if series.dtype.is_numeric() or series.dtype == nw.Boolean:
         return measure(series, series.name)[0]
     return np.array(["" if is_gap(cell) else str(cell) for cell in series.to_list()], np.str_)
@@ -289,7 +344,7 @@ def _require_columns(
     rows: Rows, label: Sequence[str], drop: Sequence[str], given: Sequence[str]
 ) -> None:
     """Raises InputError for a name that is no column, or a covariate to be forgotten."""
-    there = [*rows.names, *rows.labels]
+    there = [*rows.labels, *rows.names]  # a matrix has few labels, and names without number
     for name in (*label, *drop, *(name for name in given if name not in rows.given)):
         if name not in there:
             raise InputError(
@@ -309,7 +364,7 @@ def _require_columns(
         )
 
 
-def _columns_at(values: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+def _columns_at(values: Matrix, kept: Sequence[int]) -> Matrix:
     """The columns at these positions: a view where they are neighbours, as large files need."""
     if kept and len(kept) == kept[-1] - kept[0] + 1:
         return values[:, kept[0] : kept[-1] + 1]
@@ -333,16 +388,21 @@ def _checked(rows: Rows) -> Rows:
             f"{rows.names.index('')} (counted from 0) has none; write the file without its row "
             f"index, or leave the column out with --drop ''"
         )
-    for block in blocks(rows.values):
-        endless = np.isinf(rows.values[block])
+    if not isinstance(rows.values, SparseCounts):
+        _require_finite(rows, rows.values)
+    return rows
+
+
+def _require_finite(rows: Rows, values: np.ndarray) -> None:
+    for block in blocks(values):
+        endless = np.isinf(values[block])
         if endless.any():
             row, *cell = (int(axis) for axis in np.argwhere(endless)[0])
             raise InputError(
                 f"expected finite numbers, but {cell_named(rows.names, cell)} of row "
                 f"{row + block.start} (counted from 0) of {rows.source} is "
-                f"{rows.values[block][row][tuple(cell)]}; leave the cell empty if it is missing"
+                f"{values[block][row][tuple(cell)]}; leave the cell empty if it is missing"
             )
-    return rows
 
 
 def cell_named(names: Sequence[str], cell: Sequence[int]) -> str:
@@ -481,6 +541,12 @@ def _refuse_other_separators(names: Sequence[str], path: Path) -> None:
         )
 
 
+def _read_h5ad(path: Path) -> Rows:
+    from unveil.data.omics import read_h5ad
+
+    return read_h5ad(path)
+
+
 def _read_parquet(path: Path) -> Any:
     from pyarrow import parquet
 
@@ -576,6 +642,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".feather": _read_feather,
     ".npy": _read_npy,
     ".npz": _read_npz,
+    ".h5ad": _read_h5ad,
     "-ubyte": _read_idx,
     "-ubyte.gz": _read_idx,
 }

@@ -83,7 +83,8 @@ class Binarized(Source):
 class Mapped(Source):
     """Rows that fit the schema, left where they are: a batch fetches its own rows and no others.
 
-    For arrays in their file, larger than memory: only a batch is ever read and encoded.
+    For arrays in their file, larger than memory, and for sparse counts: only a batch is ever read,
+    made dense and encoded.
 
     >>> from unveil.data.schema import Column
     >>> schema = Schema((2,), (Column("a", "real", shift=1.0), Column("b", "real")), gaps=False)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from unveil.data import omics
 from unveil.data.frames import frame
 from unveil.data.native import INTEGER, NUMBER, whole
 from unveil.data.read import Rows, listed
@@ -48,7 +49,7 @@ def write_rows(path: Path, rows: Rows) -> None:
     columns, words as words and dates as dates; the cells of an image become columns `cell_0_0`,
     `cell_0_1`, ..., and whole numbers become integers. An `.npz` holds the array `x` (row, *event)
     beside the names, the labels and the covariates, an `.npy` that array alone, both in the dtype
-    of the values.
+    of the values, an `.h5ad` the columns as X and all else as obs.
 
     Raises InputError for a path that cannot be written to, for a label called like a column, and
     for words bound for an array.
@@ -58,22 +59,36 @@ def write_rows(path: Path, rows: Rows) -> None:
     >>> path.read_text().splitlines()
     ['"age","dose","arm"', '3,0.5,"a"']
     """
-    require_suffix(path, TABLE_SUFFIXES)
+    require_suffix(path, ROW_SUFFIXES)
     match path.suffix.lower():
+        case omics.SUFFIX:
+            with replacing(path) as file:
+                omics.write_h5ad(Path(file.name), rows)
         case ".npy":
             _require_numbers(path, rows)
             with replacing(path) as file:
-                _write_array(file, rows.values)
+                _write_array(file, rows.dense)
         case ".npz":
             _require_numbers(path, rows)
             named = {"names": np.array(rows.names)} if rows.names else {}
-            arrays = _beside({"x": rows.values, **named}, rows)
+            arrays = _beside({"x": rows.dense, **named}, rows)
             with replacing(path) as file:
                 _write_archive(file, arrays)
         case _ if rows.names:
             write_frame(path, _beside_frame(_in_file(rows), rows))
         case _:
             write(path, _beside(_cells(rows), rows))
+
+
+def write_embedded(path: Path, source: Path, mean: np.ndarray, sd: np.ndarray) -> None:
+    """Write a copy of an `.h5ad`, with posterior means (row, latent) and their spreads in obsm.
+
+    Raises InputError for a path that cannot be written to.
+    """
+    require_suffix(path, (omics.SUFFIX,))
+    named = {omics.EMBEDDING: mean, f"{omics.EMBEDDING}_sd": sd}
+    with replacing(path) as file:
+        omics.write_copy(Path(file.name), source, named)
 
 
 def write_frame(path: Path, table: Any) -> None:
@@ -141,7 +156,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _cells(rows: Rows) -> dict[str, np.ndarray]:
     """The cells of images as columns, whole together or not at all."""
-    cells = whole(rows.values)
+    cells = whole(rows.dense)
     return {
         "_".join(map(str, ("cell", *cell))): cells[:, *cell]
         for cell in np.ndindex(rows.event_shape)
@@ -153,7 +168,7 @@ def _in_file(rows: Rows) -> Any:
     plain = [name for name in rows.names if rows.type_of(name) == NUMBER]
     are_whole = {
         name
-        for name, cells in zip(rows.names, rows.values.T, strict=True)
+        for name, cells in zip(rows.names, rows.dense.T, strict=True)
         if name in plain and whole(cells).dtype.kind != "f"
     }
     types = {**rows.types, **dict.fromkeys(are_whole, INTEGER)}
@@ -296,3 +311,4 @@ _ARRAY_WRITERS: dict[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] 
 }
 FRAME_SUFFIXES = tuple(_FRAME_WRITERS)
 TABLE_SUFFIXES = (*FRAME_SUFFIXES, *_ARRAY_WRITERS)
+ROW_SUFFIXES = (*TABLE_SUFFIXES, omics.SUFFIX)

@@ -46,9 +46,18 @@ refining each row recovers: train longer, widen the encoder, or refine.
         _of_approximation(approximation),
         _of_information(mutual_information, rows),
         _of_distance(marginal_kl),
-        *(f"{finding[0].upper()}{finding[1:]}." for finding in calibration),
+        *(f"{_begun(finding)}." for finding in calibration),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _begun(finding: str) -> str:
+    """A finding as the beginning of a sentence; a symbol stays what it is.
+
+    >>> _begun("cells are right"), _begun("q(z|x) is too narrow")
+    ('Cells are right', 'q(z|x) is too narrow')
+    """
+    return finding if finding.startswith("q(") else f"{finding[0].upper()}{finding[1:]}"
 
 
 def _matters(mean: Mean | None) -> bool:

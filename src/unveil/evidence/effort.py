@@ -68,6 +68,12 @@ class Effort:
     integrated: int = 512
 
     def __post_init__(self) -> None:
+        for name in (*COUNTED, "rows", "integrated"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(
+                    f"expected {name} to be a whole number, but {getattr(self, name)!r} came; "
+                    "round it"
+                )
         for name, words in COUNTED.items():
             if getattr(self, name) < 1:
                 raise ValueError(

@@ -31,6 +31,8 @@ from unveil.tiles import row_digests
 # A tangent bound rests on the mean of Y/c over rows: beyond this index of its tail, its error is
 # not to be believed (Vehtari et al. 2024).
 LARGEST_KHAT = 0.5
+# Of rows too few for k̂, a term above this leaves the bound some nats too high, and often absurd.
+LARGEST_TERM = 10.0
 # So many standard errors, and nats per row, that annealing from p(z) finds more than from q(z|x)
 # are not chance, and matter.
 SURELY_MORE, LEAST_MISSED = 3.0, 0.02
@@ -199,8 +201,16 @@ def certified(lowers: Sequence[RowBounds], digests: NDArray[np.uint64], delta: f
     """
     mean = _best(lowers).mean(digests)
     assert mean.value is not None
-    slack = markov_slack(digests, delta / len(lowers))
+    slack = _slack(lowers, digests, delta / len(lowers))
     return replace(mean, value=mean.value - slack, guarantee="certified", delta=delta)
+
+
+def _slack(of: Sequence[RowBounds], digests: NDArray[np.uint64], delta: float) -> float:
+    """``markov_slack`` of the rows that chance has a part in: one that shows nothing has a weight
+    of 1 whatever is drawn."""
+    chance = torch.stack([rows.values != 0 for rows in of]).any(0).cpu().numpy()
+    share = float(chance.mean())
+    return share * markov_slack(digests[chance], delta) if share else 0.0
 
 
 def _best(lowers: Sequence[RowBounds]) -> RowBounds:
@@ -294,6 +304,13 @@ def objection(
             f"its terms over rows have a heavy tail (k̂ = {khat:.2f}, above {LARGEST_KHAT}): the "
             "rows seen may miss what bounds the mean; take more temperatures or chains"
         )
+    # Too few rows have no tail to look at; a term that large says that the pilot saw little.
+    largest = 0.0 if rows.terms is None else float(rows.terms.max())
+    if math.isnan(khat) and largest > LARGEST_TERM:
+        return (
+            f"one of its {len(rows.values)} terms is {largest:.3g}, where about 1 is expected: "
+            "what it touches lies far below what it bounds; take more temperatures or chains"
+        )
     return None
 
 
@@ -328,14 +345,16 @@ def certificate(
     )
     back = anneal_back(model, x, z, schedule, given, seed=seed, on_tile=part(on_part, 0.5, 1.0))
     digests, settings = row_digests(x, given), schedule.settings(seed) | {"rows": len(x)}
-    slack = markov_slack(digests, delta / 2)
-    ends = (
-        (lower(schedule.start.method, there.weights, settings), -slack),
-        (upper(f"{schedule.start.method}, back", "certified", back.weights, settings), slack),
-    )
+    below = lower(schedule.start.method, there.weights, settings)
+    above = upper(f"{schedule.start.method}, back", "certified", back.weights, settings)
     floor, ceiling = (
-        replace(mean, value=mean.value + slack, guarantee="certified", delta=delta / 2)
-        for rows, slack in ends
+        replace(
+            mean,
+            value=mean.value + sign * _slack([rows], digests, delta / 2),
+            guarantee="certified",
+            delta=delta / 2,
+        )
+        for rows, sign in ((below, -1), (above, 1))
         if (mean := rows.mean(digests)).value is not None
     )
     return Certificate(lower=floor, upper=ceiling, likeness=_likeness(real, there))

@@ -196,7 +196,7 @@ def impute(
     units = _Units(schema=schema, x=x, gaps=gaps, moved=_shifts(schema, rows, shift))
     found = expected(model, some, num_samples=num_samples, seed=seed, given=c, on_tile=on_part)
     missing = np.isnan(rows.values)
-    values = rows.values.copy()
+    values = rows.dense.copy()
     values[missing] = units.of(found.values)[missing]
     tables = low = high = None
     if draws is not None:
