@@ -36,7 +36,8 @@ test: $(VENV)/.installed-test
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q \
 	    -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev
+# Types are checked against the packages that some of the code needs only where it is called.
+lint: $(VENV)/.installed-dev $(VENV)/.installed-test
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
