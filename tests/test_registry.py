@@ -129,7 +129,7 @@ def with_group() -> pa.Table:
 
 
 def test_a_conditional_model_draws_the_group_that_it_is_told() -> None:
-    fitted = fit(with_group(), given=("group",), epochs=60)
+    fitted = fit(with_group(), given=("group",), epochs=150)
     means = [fitted.sampled(200, given={"group": group}).values.mean() for group in "abc"]
     assert np.diff(means) == pytest.approx([50.0, 50.0], abs=10.0)
 
