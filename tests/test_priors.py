@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -533,3 +534,20 @@ def test_a_conditioned_prior_learns_what_the_covariates_say_of_z() -> None:
     wrong = importance(vae, x, num_samples=30, given=1 - given).log_evidence.mean()
     assert abs(right + 0.5 * (1 + math.log(2 * math.pi))) < 0.15
     assert wrong < right - 5
+
+
+def test_a_prior_fitted_afterwards_is_kept_if_held_out_rows_become_likelier(tmp_path) -> None:
+    """Rows of three clumps, hurriedly fitted, and rows of noise, of which z knows nothing."""
+    rng = np.random.default_rng(50)
+    clumped = 8.0 * rng.integers(0, 3, size=(400, 1)) + rng.normal(size=(400, 4))
+    asked = {"latent": 1, "prior": "aggregate:components=3", "epochs": 40}
+    kept = unveil.fit(clumped, **asked)
+    left = unveil.fit(rng.normal(size=(400, 4)), **asked)
+    z = torch.linspace(-3, 3, 7)[:, None]
+    normal = unveil.StandardNormal(1)().log_prob(z)
+    assert not any("N(0, I)" in warning for warning in kept.evaluation.warnings)
+    assert (kept.vae.prior().log_prob(z) - normal).abs().max() > 0.1
+    assert any("no clear gain" in warning for warning in left.evaluation.warnings)
+    left.save(tmp_path / "m")
+    for vae in (left.vae, unveil.load(tmp_path / "m").vae):
+        torch.testing.assert_close(vae.prior().log_prob(z), normal)

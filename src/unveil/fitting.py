@@ -24,13 +24,16 @@ from unveil.data.infer import infer
 from unveil.data.read import TOTAL, Rows, blocks, listed, read
 from unveil.data.schema import DENSITIES, Schema
 from unveil.data.sparse import SparseCounts
+from unveil.diagnostics.means import Mean
 from unveil.errors import InputError
+from unveil.evidence.importance import importance
 from unveil.evidence.tuning import tune_both
 from unveil.feed import digests_of, to_exposures, to_given, to_source, to_tensors
 from unveil.fitted import CALIBRATION_ROWS, HELD_OUT_ROWS, Fitted
 from unveil.imputation.intervals import Intervals, Measures, calibrate
 from unveil.judge import Case, judge
 from unveil.latent import VAE
+from unveil.noise import generator
 from unveil.objectives.base import BatchObjective, Objective
 from unveil.priors.mixture import GaussianMixture, aggregate
 from unveil.registry import cells
@@ -48,6 +51,8 @@ SETTINGS = "settings.json"
 ENOUGH_CELLS = 50_000_000
 # Enough for a first honest bound without making a short fit wait for it.
 DRAWS_AFTER_FIT = 100
+# A gain of so many standard errors is seldom chance.
+CLEAR = 2.0
 # Of the held-out rows half are kept apart, and no more than these: p-values become no finer by it.
 MOST_CALIBRATION = 1_000
 
@@ -225,7 +230,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     """Judge a trained model on held-out rows, beside its baselines: on those that chose nothing,
     where there are any."""
     schema, seed = planned.schema, planned.settings.seed
-    vae = _settled(planned, vae)
+    vae, said = _settled(planned, vae)
     expected, drawn = _expected_and_drawn(planned)
     exposure = to_exposures(
         planned.covariates, to_given(planned.covariates, planned.sample_of_training)
@@ -245,6 +250,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         seed=0,
         split=CALIBRATION_ROWS if kept_apart else HELD_OUT_ROWS,
     )
+    evaluation = replace(evaluation, warnings=evaluation.warnings + said)
     return Fitted(
         vae=vae,
         schema=schema,
@@ -322,18 +328,41 @@ def _intervals(planned: Plan, vae: VAE, gaps: Tensor) -> Intervals:
     )
 
 
-def _settled(planned: Plan, vae: VAE) -> VAE:
-    """The trained model, its prior fitted to the aggregate posterior where that was asked for."""
-    lasting = with_lasting_prior(vae, planned.settings.architecture)
+def _settled(planned: Plan, vae: VAE) -> tuple[VAE, tuple[str, ...]]:
+    """The trained model, and what is to be said of it: its prior is fitted to the aggregate
+    posterior, where that was asked for, unless held-out rows become no likelier by it."""
+    lasting = with_lasting_prior(vae, planned.settings.architecture).to(_device(vae))
     if lasting is vae:
-        return vae
-    device, seed = _device(vae), planned.settings.seed
-    x, c = to_tensors(planned.schema, planned.covariates, planned.sample_of_training, seed, device)
-    means, sds = posterior_moments(vae, x, c)
-    mixture = cast(GaussianMixture, lasting.p_z)
-    fitted = aggregate(means.cpu(), sds.cpu(), len(mixture.logits), seed)
-    mixture.load_state_dict(fitted.state_dict())
-    return lasting.to(device)
+        return vae, ()
+    mixture, seed = cast(GaussianMixture, lasting.p_z), planned.settings.seed
+    x, c = to_tensors(
+        planned.schema, planned.covariates, planned.sample_of_training, seed, _device(vae)
+    )
+    means, sds = (moment.cpu() for moment in posterior_moments(vae, x, c))
+    components = len(mixture.logits)
+    mixture.load_state_dict(aggregate(means, sds, components, seed).state_dict())
+    gain = _gain(planned, vae, lasting)
+    if gain.value > CLEAR * (gain.error or 0.0):
+        return lasting, ()
+    standard = GaussianMixture(means.shape[1], components, generator(seed), spread=0.0)
+    mixture.load_state_dict(standard.state_dict())
+    return lasting, (
+        f"the prior fitted to the aggregate posterior gains {gain.value:.3f} ± "
+        f"{gain.error or 0.0:.3f} nats on held-out rows, no clear gain, so the prior is left at "
+        "N(0, I); train longer, or learn one with the model by --prior mixture",
+    )
+
+
+def _gain(planned: Plan, before: VAE, after: VAE) -> Mean:
+    """By how much the rows that choose the weights become likelier, nats."""
+    x, c = to_tensors(
+        planned.schema, planned.covariates, planned.held_out, planned.settings.seed, _device(before)
+    )
+    old, new = (
+        importance(vae, x, num_samples=DRAWS_AFTER_FIT, given=c).log_evidence
+        for vae in (before, after)
+    )
+    return Mean.over_rows(new - old)
 
 
 def _require_components(architecture: Architecture, rows: int) -> None:

@@ -102,25 +102,32 @@ class GaussianMixture(Prior):
     """p(z) = Σ_c π_c N(μ_c, diag σ_c²), all of it learned with the model.
 
     It starts near N(0, I): equal weights, means drawn from ``generator``, each component narrower
-    by what the means spread. No σ is below ``SMALLEST_SD``. Covariates change nothing. Raises
-    ValueError for less than one component. Source: Dilokthanakul et al. 2016; Tomczak & Welling
-    2018, section 2.
+    by what the means ``spread``; with none, it is N(0, I). No σ is below ``SMALLEST_SD``.
+    Covariates change nothing. Raises ValueError for less than one component. Source:
+    Dilokthanakul et al. 2016; Tomczak & Welling 2018, section 2.
 
     >>> p = GaussianMixture(2, 10, Generator().manual_seed(0))()
     >>> p.log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])
     """
 
-    def __init__(self, num_latents: int, components: int, generator: Generator) -> None:
+    def __init__(
+        self,
+        num_latents: int,
+        components: int,
+        generator: Generator,
+        *,
+        spread: float = START_SPREAD,
+    ) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"expected at least 1 component in a mixture, got {components}")
         self.num_latents = num_latents
         shape = (components, num_latents)
         self.logits = nn.Parameter(torch.zeros(components))
-        self.loc = nn.Parameter(START_SPREAD * torch.randn(shape, generator=generator))
+        self.loc = nn.Parameter(spread * torch.randn(shape, generator=generator))
         self.raw_scale = nn.Parameter(
-            raw_of(torch.full(shape, math.sqrt(1 - START_SPREAD**2), dtype=torch.float64)).float()
+            raw_of(torch.full(shape, math.sqrt(1 - spread**2), dtype=torch.float64)).float()
         )
 
     def forward(self, given: Given = None) -> MixtureOfNormals:
