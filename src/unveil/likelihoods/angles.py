@@ -9,14 +9,15 @@ from scipy import stats
 from torch import Generator, Tensor
 
 from unveil.distributions import Cells, Plain, by_scipy, draw
-from unveil.families import Family, as_shape, split_parameters
+from unveil.families import split_parameters
+from unveil.likelihoods.bounded import BoundedDensity
 
 # Added to a squared length, whose root has no gradient at 0.
 HAIR = 1e-24
 
 
 @final
-class VonMises(Family):
+class VonMises(BoundedDensity):
     """Angles x_j in radians, taken modulo 2π, as a density per unit of the data.
 
         log p(x) = v·(cos x, sin x) − log 2π I₀(κ),   κ = |v|,   v = r/√(1 + (floor² |r|)²)
@@ -35,20 +36,7 @@ class VonMises(Family):
     360
     """
 
-    log_unit: Tensor
-
-    def __init__(
-        self,
-        event_shape: int | tuple[int, ...],
-        *,
-        unit: Tensor | float = 1.0,
-        floor: float = 0.01,
-    ) -> None:
-        super().__init__()
-        self.event_shape = as_shape(event_shape)
-        self.num_parameters = 2 * math.prod(self.event_shape)
-        self.floor = floor
-        self.register_buffer("log_unit", torch.as_tensor(unit, dtype=torch.float64).log())
+    NUMBERS = 2
 
     def forward(self, raw: Tensor) -> Cells:
         cosine, sine = split_parameters(raw, self.event_shape)
@@ -56,14 +44,12 @@ class VonMises(Family):
         base = VonMisesDensity(
             cosine / length, sine / length, length / torch.sqrt(1 + (self.floor**2 * length) ** 2)
         )
-        log_unit = self.log_unit.to(raw.dtype)
-        return Cells(base, event_dims=len(self.event_shape), log_unit=log_unit)
+        return self.cells(base, raw.dtype)
 
     def log_supremum(self, x: Tensor) -> Tensor:
         """The density at the mean, at the highest concentration."""
         top = VonMisesDensity(torch.cos(x), torch.sin(x), torch.full_like(x, self.floor**-2))
-        log_unit = self.log_unit.to(x.dtype)
-        return Cells(top, event_dims=len(self.event_shape), log_unit=log_unit).log_prob(x)
+        return self.cells(top, x.dtype).log_prob(x)
 
     def start_at(self, x: Tensor) -> Tensor:
         """The mean direction: that of the mean point, which has no seam."""

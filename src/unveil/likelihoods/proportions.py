@@ -8,12 +8,13 @@ import torch
 from torch import Generator, Tensor
 
 from unveil.distributions import Cells, Plain, draw
-from unveil.families import Family, as_shape, split_parameters
+from unveil.families import split_parameters
+from unveil.likelihoods.bounded import BoundedDensity
 from unveil.likelihoods.start import solve
 
 
 @final
-class ContinuousBernoulli(Family):
+class ContinuousBernoulli(BoundedDensity):
     """Cells in [0, 1]: p(x) ∝ λˣ (1 − λ)¹⁻ˣ, as a density per unit of the data.
 
         log p(x) = η x − log ∫₀¹ e^{ηt} dt,   η = log λ/(1 − λ) = raw/√(1 + (floor · raw)²)
@@ -29,32 +30,17 @@ class ContinuousBernoulli(Family):
     0.0001
     """
 
-    log_unit: Tensor
-
-    def __init__(
-        self,
-        event_shape: int | tuple[int, ...],
-        *,
-        unit: Tensor | float = 1.0,
-        floor: float = 0.01,
-    ) -> None:
-        super().__init__()
-        self.event_shape = as_shape(event_shape)
-        self.num_parameters = math.prod(self.event_shape)
-        self.floor = floor
-        self.register_buffer("log_unit", torch.as_tensor(unit, dtype=torch.float64).log())
+    NUMBERS = 1
 
     def forward(self, raw: Tensor) -> Cells:
         (free,) = split_parameters(raw, self.event_shape)
         base = ContinuousBernoulliDensity(free / torch.sqrt(1 + (self.floor * free).square()))
-        log_unit = self.log_unit.to(raw.dtype)
-        return Cells(base, event_dims=len(self.event_shape), log_unit=log_unit)
+        return self.cells(base, raw.dtype)
 
     def log_supremum(self, x: Tensor) -> Tensor:
         """The density at an end, where the mean is as near to it as the floor lets it be."""
         steepest = ContinuousBernoulliDensity(torch.full_like(x, -1 / self.floor))
-        log_unit = self.log_unit.to(x.dtype)
-        cells = Cells(steepest, event_dims=len(self.event_shape), log_unit=log_unit)
+        cells = self.cells(steepest, x.dtype)
         return cells.log_prob(torch.where(torch.isnan(x), x, 0.0))
 
     def start(self, mean: Tensor) -> Tensor:
