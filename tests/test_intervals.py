@@ -67,19 +67,17 @@ def test_a_wrong_model_covers_once_it_is_calibrated(spread: float) -> None:
 
 
 def test_the_coverage_told_is_that_of_other_rows() -> None:
-    """Distances differ between the halves: had each half judged itself, 90 % were held."""
-    halves = torch.arange(400) % 2
-    distances = torch.rand(400, generator=seeded(0)).double() * torch.where(halves == 0, 1.0, 3.0)
-    both = Intervals(cells=0 * halves, distances=distances, halves=halves)
-    expected = (1 + 0.9 / 3) / 2
-    assert both.coverage(0.9) == pytest.approx(expected, abs=0.05)
+    """Every row is off by a size of its own: that of the widest is held by no other's."""
+    rows = torch.arange(20)
+    lots = Intervals(cells=0 * rows, distances=rows.double(), rows=rows)
+    held = [float(d) <= sorted(rows[rows % 10 != r % 10].tolist())[17] for r, d in enumerate(rows)]
+    assert lots.coverage(0.9) == np.mean(held) < 1.0
+    assert lots.stretch(1, 0.9).item() == 18.0  # which holds 19 of all 20
 
 
 def test_the_stretch_is_the_conformal_rank() -> None:
     distances = torch.arange(1.0, 100.0).double()
-    lots = Intervals(
-        cells=torch.zeros(99).long(), distances=distances, halves=torch.zeros(99).long()
-    )
+    lots = Intervals(cells=torch.zeros(99).long(), distances=distances, rows=torch.arange(99))
     assert lots.stretch(1, 0.9).tolist() == [90.0]
     assert lots.stretch(1, 0.99).tolist() == [99.0]
     assert not lots.says(0.995)
@@ -94,16 +92,31 @@ def test_exchangeable_distances_are_held_as_often_as_is_said() -> None:
     held = []
     for row in draws:
         some = Intervals(cells=torch.zeros(19).long(), distances=row[:19],
-                         halves=torch.zeros(19).long())  # fmt: skip
+                         rows=torch.arange(19))  # fmt: skip
         held.append(float(row[19] <= some.stretch(1, 0.9)[0]))
     share = np.mean(held)
     assert abs(share - 18 / 20) < SURELY_WRONG * math.sqrt(0.09 / 4000)
 
 
+def test_rows_count_where_the_cells_of_a_row_err_together() -> None:
+    """Eleven rows of thirty cells and a new one, each row as hard all over: 11/12 are held. The
+    mutant, which takes every cell for a row of its own, holds 10/12."""
+    draws = torch.rand(1500, 12, generator=seeded(2)).double()
+    row = torch.arange(11).repeat_interleave(30)
+    held, by_cells = [], []
+    for hard in draws:
+        for found, rows in ((held, row), (by_cells, torch.arange(330))):
+            some = Intervals(cells=0 * row, distances=hard[row], rows=rows)
+            found.append(float(hard[11] <= some.stretch(1, 0.9)[0]))
+    error = math.sqrt(0.09 / len(draws))
+    assert abs(np.mean(held) - 11 / 12) < SURELY_WRONG * error
+    assert np.mean(by_cells) < 0.9 - SURELY_WRONG * error
+
+
 def test_a_column_with_enough_cells_has_a_stretch_of_its_own() -> None:
     cells = torch.cat([torch.zeros(200), torch.ones(30)]).long()
     distances = torch.cat([torch.full((200,), 2.0), torch.full((30,), 5.0)]).double()
-    found = Intervals(cells=cells, distances=distances, halves=torch.arange(230) % 2)
+    found = Intervals(cells=cells, distances=distances, rows=torch.arange(230))
     assert found.stretch(3, 0.9).tolist() == [2.0, 5.0, 5.0]
     assert found.stretch(3, 0.5).tolist() == [2.0, 2.0, 2.0]
 

@@ -5,10 +5,11 @@ and up its own 80 % reach, b and a. Cells of rows that it was not trained on, hi
 at, tell how many times as far the truth lies:
 
     r = (m − x)/b or (x − m)/a,   interval at level p:  [m − c_p b, m + c_p a],
-    c_p = the ⌈(n + 1) p⌉-th smallest of n such r
+    c_p = the least c with Σ_n (the share of row n's cells that have r ≤ c) ≥ (N + 1) p
 
-which holds a new cell with probability p, whatever the model got wrong, where it is exchangeable
-with those that were hidden (split conformal prediction).
+which holds a new row's cell with probability p at least, whatever the model got wrong, where the
+row is exchangeable with the N whose cells were hidden: cells of one row err together, so that rows
+count, and not cells (Lee, Barber & Willett 2023, hierarchical conformal prediction).
 """
 
 import math
@@ -32,14 +33,18 @@ QUANTILES = (0.1, 0.5, 0.9)
 NORMAL_REACH = 1.2815515655446004
 # Draws of each missing cell, and draws of q that they are picked among.
 NUM_DRAWS, NUM_SAMPLES = 400, 500
-# A column with fewer hidden cells is calibrated together with all others.
-ENOUGH_IN_A_COLUMN = 100
+# A column with hidden cells in fewer rows is calibrated together with all others.
+ENOUGH_IN_A_COLUMN = 50
 # Rows are hidden from time and again, in other patterns, but not oftener, nor more of them.
-MOST_ROUNDS, MOST_ROWS = 10, 2000
+MOST_ROUNDS, MOST_ROWS = 5, 1000
 # The shares of cells that are hidden where a table has no gaps to tell a pattern by.
 LEAST_SHARE, LARGEST_SHARE = 0.1, 0.3
 # Where the model knows no doubt at all, distances are measured in this, in model units.
 LEAST_REACH = 1e-6
+# Every so many rows intervals calibrated on all other rows are looked at.
+FOLDS = 10
+# A sum of shares may round this much below what it is.
+HAIR = 1e-9
 # The levels whose coverage is saved, and the one that is told.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 TOLD_LEVEL = 0.9
@@ -171,65 +176,69 @@ def _reach(draws: Tensor, measures: Measures) -> tuple[Tensor, Tensor, Tensor]:
 class Intervals:
     """How far hidden cells lay from where they were expected, as multiples of the model's reach.
 
-    ``cells`` tells which cell of a row each of the ``distances`` is of, and ``halves`` (0 or 1) to
-    which half of the rows it belongs: what is calibrated on the one is measured on the other.
+    ``cells`` tells which cell each of the ``distances`` is of, and ``rows`` of which row.
     """
 
     cells: Int[Tensor, " hidden"]
     distances: Float[Tensor, " hidden"]
-    halves: Int[Tensor, " hidden"]
+    rows: Int[Tensor, " hidden"]
 
     @classmethod
     def none(cls) -> "Intervals":
         """Of no hidden cells."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        return cls(cells=nothing, distances=nothing.double(), halves=nothing)
+        return cls(cells=nothing, distances=nothing.double(), rows=nothing)
 
     def stretch(self, num_cells: int, level: float) -> Float[Tensor, " cell"]:
-        """c_p for each of so many cells of a row, float64; a normal distribution's where too few
-        cells were hidden to tell."""
-        together = _conformal(self.distances, level)
+        """c_p for each of so many cells of a row, float64; a normal distribution's where cells of
+        too few rows were hidden to tell."""
+        together = _conformal(self.distances, self.rows, level)
         factors = torch.full((num_cells,), together, dtype=torch.float64)
-        for cell, of_cell in self._by_cell().items():
-            if len(of_cell) >= ENOUGH_IN_A_COLUMN:
-                factors[cell] = _conformal(of_cell, level)
+        for cell in self.cells.unique().tolist():
+            there = self._of(self.cells == cell)
+            if there.num_rows >= ENOUGH_IN_A_COLUMN:
+                factors[cell] = _conformal(there.distances, there.rows, level)
         return factors
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows cells were hidden of."""
+        return len(self.rows.unique())
+
     def says(self, level: float) -> bool:
-        """Whether enough cells were hidden for intervals at this level.
+        """Whether cells of enough rows were hidden for intervals at this level: of 9, for 0.9.
 
         >>> Intervals.none().says(0.9)
         False
         """
-        return (len(self.distances) + 1) * level <= len(self.distances)
+        return _enough(self.num_rows, level)
 
     def coverage(self, level: float) -> float:
-        """The share of hidden cells that intervals hold, each calibrated on the other half of the
-        rows; NaN where no cell was hidden."""
+        """The share of hidden cells that intervals hold, each calibrated on nine tenths of the rows,
+        its own not among them; NaN where no cell was hidden."""
         if not len(self.cells):
             return math.nan
         held = 0
-        for half in (0, 1):
-            there = self._of(self.halves != half)
-            factors = there.stretch(1 + int(self.cells.max()), level)
-            here = self._of(self.halves == half)
-            held += int((here.distances <= factors[here.cells]).sum())
+        for fold in range(FOLDS):
+            theirs = self.rows % FOLDS == fold
+            factors = self._of(~theirs).stretch(1 + int(self.cells.max()), level)
+            held += int((self.distances <= factors[self.cells])[theirs].sum())
         return held / len(self.cells)
 
     def sentence(self, level: float) -> str:
         """What is known of intervals at a level, in words.
 
         >>> Intervals.none().sentence(0.9)
-        '90% intervals are not calibrated: only 0 cells could be hidden; fit to more rows'
+        '90% intervals are not calibrated: only 0 rows had cells to hide; fit to more rows'
         """
         if not self.says(level):
             return (
-                f"{level:.0%} intervals are not calibrated: only {len(self.cells)} cells could be "
-                "hidden; fit to more rows"
+                f"{level:.0%} intervals are not calibrated: only {self.num_rows} rows had cells to "
+                "hide; fit to more rows"
             )
         return (
             f"{level:.0%} intervals hold {self.coverage(level):.1%} of {len(self.cells)} cells "
-            "that were hidden, each calibrated on rows other than its own"
+            f"that were hidden in {self.num_rows} rows, each calibrated on other rows than its own"
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -238,7 +247,7 @@ class Intervals:
         return {
             "interval_cells": self.cells,
             "interval_distances": self.distances,
-            "interval_halves": self.halves,
+            "interval_rows": self.rows,
             "interval_levels": torch.tensor(LEVELS, dtype=torch.float64),
             "interval_coverage": torch.tensor(coverage, dtype=torch.float64),
         }
@@ -249,31 +258,37 @@ class Intervals:
         return cls(
             cells=tensors["interval_cells"],
             distances=tensors["interval_distances"],
-            halves=tensors["interval_halves"],
+            rows=tensors["interval_rows"],
         )
 
     def _of(self, which: Tensor) -> "Intervals":
         return Intervals(
-            cells=self.cells[which], distances=self.distances[which], halves=self.halves[which]
+            cells=self.cells[which], distances=self.distances[which], rows=self.rows[which]
         )
 
-    def _by_cell(self) -> dict[int, Tensor]:
-        return {int(c): self.distances[self.cells == c] for c in self.cells.unique()}
 
+def _conformal(distances: Tensor, rows: Tensor, level: float) -> float:
+    """The least distance that holds a share p (N + 1)/N of N rows' cells, or that of a normal
+    distribution's ends.
 
-def _conformal(distances: Tensor, level: float) -> float:
-    """The ⌈(n + 1) p⌉-th smallest distance, or that of a normal distribution's ends.
-
-    >>> _conformal(torch.arange(1.0, 10.0), 0.9)
+    >>> _conformal(torch.arange(1.0, 10.0), torch.arange(9), 0.9)
     9.0
-    >>> _conformal(torch.zeros(0), 0.8)
+    >>> _conformal(torch.arange(1.0, 10.0), torch.arange(9) // 3, 0.7)      # 0.7 · 4/3 of three
+    9.0
+    >>> _conformal(torch.zeros(0), torch.zeros(0), 0.8)
     1.0
     """
-    rank = math.ceil((len(distances) + 1) * level - 1e-9)
-    if rank > len(distances):
+    _, row, cells_of = rows.unique(return_inverse=True, return_counts=True)
+    if not _enough(len(cells_of), level):
         half = torch.tensor((1 + level) / 2, dtype=torch.float64)
         return float(torch.special.ndtri(half)) / NORMAL_REACH
-    return float(distances.sort().values[rank - 1])
+    order = distances.argsort()
+    held = cells_of.double().reciprocal()[row[order]].cumsum(0)
+    return float(distances[order][int((held < (len(cells_of) + 1) * level - HAIR).sum())])
+
+
+def _enough(rows: int, level: float) -> bool:
+    return (rows + 1) * level <= rows + HAIR
 
 
 def calibrate(
@@ -288,7 +303,7 @@ def calibrate(
     """Hide cells of rows x that the model was not trained on, and see where they lie.
 
     ``patterns`` are the missing cells of the training rows, which say how cells go missing; see
-    ``hide``. The first and every other row make one half, the rest the other. Raises
+    ``hide``. Raises
     ArithmeticError for a weight that is NaN or +∞.
 
     >>> import unveil
@@ -317,7 +332,7 @@ def calibrate(
     found = reach(model, shown, measures, seed=seed, given=None if given is None else given[rows])
     row, cell = (hidden.cpu() & measures.ordered).nonzero().unbind(1)
     distances = found.distances(truth.cpu().double(), measures)[row, cell]
-    return Intervals(cells=cell, distances=distances, halves=rows.cpu()[row] % 2)
+    return Intervals(cells=cell, distances=distances, rows=rows.cpu()[row])
 
 
 def hide(x: Flat, patterns: Patterns, randomness: Generator) -> Bool[Tensor, "row cell"]:
