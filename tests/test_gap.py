@@ -23,6 +23,7 @@ from oracles import (
 )
 from unveil import refining
 from unveil.check.models import LogNormalWeights
+from unveil.diagnostics import gap as gaps
 from unveil.diagnostics.gap import Gap, encoder_gap, family_of, gap, laplace, prior_moments
 from unveil.diagnostics.means import Mean
 from unveil.distributions import DiagonalNormal
@@ -103,6 +104,26 @@ def test_an_encoder_that_is_exact_is_kept_over_any_climb() -> None:
     found = gap(linear_vae(MODEL, MODEL.exact_posterior()), X, steps=20)
     assert torch.equal(found.amortisation, torch.zeros(250).double())
     torch.testing.assert_close(found.elbo, MODEL.log_evidence(X))
+
+
+def test_draws_that_chose_do_not_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A climb that ends beside the best posterior gains nothing; by the draws that choose between
+    the two it would."""
+
+    def beside(model, family, tile, q, *settings) -> DiagonalNormal:
+        return DiagonalNormal(q.mean + 0.005 * normal(61, *q.mean.shape), q.stddev)
+
+    def by_the_same(model, tile, posteriors, seed: int, purpose: str) -> Tensor:
+        return refining.paired_elbos(model, tile, posteriors, seed, "gap, judge")
+
+    def gained() -> float:
+        found = gap(linear_vae(MODEL, BEST), X).amortisation
+        return float(found.mean() / (found.std() / math.sqrt(len(X))))
+
+    monkeypatch.setattr(gaps, "_top", beside)
+    assert gained() < SURELY_WRONG
+    monkeypatch.setattr(gaps, "paired_elbos", by_the_same)
+    assert gained() > SURELY_WRONG
 
 
 def test_held_out_rows_are_compared_with_training_rows() -> None:

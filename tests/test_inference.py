@@ -27,7 +27,8 @@ from unveil.distributions import DiagonalNormal
 from unveil.evidence.hmc import Bridge, Point
 from unveil.evidence.importance import importance
 from unveil.evidence.tuning import Sizes
-from unveil.inference import FEWEST_EFFECTIVE, LARGEST_RHAT, Inference
+from unveil.evidence.weights import Tally, Weights
+from unveil.inference import FEWEST_EFFECTIVE, LARGEST_RHAT, Inference, stands
 from unveil.networks.mlp import Decoder, Encoder, FillsGaps
 
 MODEL = a_linear_gaussian()
@@ -242,6 +243,47 @@ def test_importance_of_a_refined_model_weighs_with_the_refined_q() -> None:
     assert float((LOG_P - result.elbo).abs().max()) < 0.02
     assert float((LOG_P - result.log_evidence).abs().max()) < 0.01
     assert float((LOG_P - importance(poor().model, X, num_samples=100).elbo).mean()) > 0.2
+
+
+# ---- what stands -------------------------------------------------------------------------------
+
+
+def as_weights(log_w: Tensor) -> Weights:
+    """Weights of draws (sample, row)."""
+    tally = Tally(len(log_w), log_w.shape[1], delta=0.05)
+    tally.add(log_w)
+    return Weights.joined([tally.result(torch.ones(log_w.shape[1], dtype=torch.bool))])
+
+
+def test_an_upper_bound_stands_unless_one_of_three_rules_says_otherwise() -> None:
+    """In each row but the first one rule alone is broken."""
+    even = 0.1 * normal(80, 32, 4)
+    fresh, pilot = even.clone(), even.clone()
+    fresh[0, 1] += 6.0  # one chain counts for all others
+    pilot[:, 1] = fresh[:, 1].logsumexp(0) - math.log(32)
+    pilot[:, 2] -= 3.0  # the two disagree
+    upper = torch.full((4,), 1.0).double()
+    certified = torch.tensor([0.0, 0.0, 0.0, 1.5]).double()
+    shown = stands(as_weights(fresh), as_weights(pilot), upper, certified)
+    assert shown.tolist() == [True, False, False, False]
+
+
+def test_methods_of_which_the_better_is_shown_share_the_chance_of_failing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def watched(of):
+        def asks(*arguments, delta: float, **settings):
+            asked.append(delta)
+            return of(*arguments, delta=delta, **settings)
+
+        return asks
+
+    for name in ("importance", "anneal"):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    found = poor().evidence(50, delta=0.1, num_temperatures=4, num_chains=4)
+    assert (found.delta, asked) == (0.1, [0.05, 0.05, 0.05])
 
 
 @pytest.mark.parametrize(

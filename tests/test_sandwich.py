@@ -20,9 +20,11 @@ from oracles import (
     seeded,
     z_score,
 )
+from unveil.distributions import DiagonalNormal
 from unveil.evidence import sandwich as module
 from unveil.evidence.annealing import Schedule, anneal
 from unveil.evidence.bound import Bound
+from unveil.evidence.bounded import bounded_evidence
 from unveil.evidence.effort import FEWEST_NEAR, Effort
 from unveil.evidence.importance import importance
 from unveil.evidence.quadrature import quadrature
@@ -77,12 +79,12 @@ def test_the_tangent_lies_above_in_expectation_wherever_it_touches() -> None:
     pilot, fresh = (
         weights_of(torch.from_numpy(generator.normal(-0.5, 1.0, (16, 20_000)))) for _ in range(2)
     )
-    values = tangent("tangent", pilot, fresh, {}).values
+    values = tangent("tangent", pilot.log_mean, fresh, {}).values
     gap = torch.exp(-pilot.log_mean) + pilot.log_mean - 1  # E over Y, with E Y = 1
     assert z_score(values - gap, 0.0) < SURELY_WRONG
     assert float(gap.min()) >= 0.0
     # The mutant: where Y itself says where the line touches, the bound is lost.
-    assert z_score(tangent("tangent", fresh, fresh, {}).values - gap, 0.0) > CAUGHT
+    assert z_score(tangent("tangent", fresh.log_mean, fresh, {}).values - gap, 0.0) > CAUGHT
 
 
 # ---- certificates ------------------------------------------------------------------------------
@@ -165,7 +167,30 @@ def test_where_q_sees_one_mode_of_two_no_upper_bound_lies_below_the_truth() -> N
     assert any("does not see all of the posterior" in doubt for doubt in found.doubts)
     # The mutant: the tangent to draws of q, which knows nothing of the other mode.
     q = [importance(model, x, num_samples=1000, seed=seed).weights for seed in (0, 1)]
-    assert float(tangent("tangent", *q, {}).values.mean()) < truth - 0.6
+    assert float(tangent("tangent", q[0].log_mean, q[1], {}).values.mean()) < truth - 0.6
+
+
+class Lopsided(TwoModes):
+    """p(z) = N(−2, 1): q sees the mode that holds a share e^(−4√x) of p(z|x)."""
+
+    def prior(self, given=None):
+        return DiagonalNormal(
+            torch.full((1,), -2.0, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        )
+
+
+def test_a_retry_touches_where_the_better_of_two_pilots_says() -> None:
+    model, x = Lopsided(), torch.linspace(2, 4, 20, dtype=torch.float64)[:, None]
+    truth = float(model.log_evidence(x).mean())
+    found = sandwiched(model, x, near=10, far=100)
+    first, again = found.tried[3:5]
+    assert first.value is None  # it touches at draws of q, hundreds of times too low
+    assert again.value is not None and found.upper == again
+    assert 0.0 < again.value - truth < 0.5
+    # The mutant: a retry that touches where the first one did.
+    near = importance(model, x, num_samples=1000).log_evidence
+    fresh = weights_of(model.log_evidence(x).expand(4, -1))
+    assert float(tangent("tangent", near, fresh, {}).values.mean()) > truth + 20
 
 
 def test_a_crossed_bound_is_tried_again_with_twice_the_temperatures_and_then_withdrawn(
@@ -176,9 +201,9 @@ def test_a_crossed_bound_is_tried_again_with_twice_the_temperatures_and_then_wit
     x, _ = simulate(vae, torch.zeros(60, 6, dtype=torch.float64))
     seen = []
 
-    def too_low(method: str, pilot: Weights, fresh: Weights, settings) -> RowBounds:
+    def too_low(method: str, log_c: Tensor, fresh: Weights, settings) -> RowBounds:
         seen.append(settings["num_temperatures"])
-        right = tangent(method, pilot, fresh, settings)
+        right = tangent(method, log_c, fresh, settings)
         return replace(right, values=right.values - 3.0)
 
     monkeypatch.setattr(module, "tangent", too_low)
@@ -291,11 +316,33 @@ def test_what_has_a_closed_form_is_exact_and_two_latents_are_numerical() -> None
     )
 
 
-def test_few_cells_are_certified_from_both_sides() -> None:
+def test_what_may_lie_outside_of_the_box_is_part_of_the_error(monkeypatch) -> None:
+    def with_more_outside(model, x, given=None):
+        zeros = torch.zeros(2).double()
+        found = quadrature(model, x, given)
+        return replace(found, error=zeros + 0.01, outside=torch.tensor([0.0, 0.5]).double())
+
+    monkeypatch.setattr(module, "quadrature", with_more_outside)
+    bits = nonlinear_vae(unveil.Bernoulli(9)).double()
+    found = known(bits, torch.ones(2, 9).double())
+    assert found is not None
+    assert found.settings["error"] == pytest.approx(0.01 + math.log(1.5))
+
+
+def test_few_cells_are_certified_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = []
+
+    def watched(*arguments, delta: float, **settings):
+        spent.append(delta)
+        return bounded_evidence(*arguments, delta=delta, **settings)
+
+    monkeypatch.setattr(module, "bounded_evidence", watched)
     vae = nonlinear_vae(unveil.Bernoulli(3), latents=4).double()
     x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).double()
     found = sandwiched(vae, x)
     assert (found.upper.guarantee, found.upper.method) == ("certified", "bounded weights")
+    # Bounded weights spend half of what they are given on either side, of which one is shown.
+    assert (found.upper.delta, spent) == (0.05, [0.1])
     assert found.upper.value is not None and found.lower.value is not None
     assert found.lower.value < float(importance(vae, x, num_samples=20_000).log_evidence.mean())
     assert found.upper.value > found.lower.value

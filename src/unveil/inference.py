@@ -27,7 +27,15 @@ from unveil.latent import LatentVariableModel
 from unveil.objectives.base import require_count
 from unveil.refining import Refined, refine
 from unveil.shapes import Given, Latents, PerRow, PerUnit, Rows
-from unveil.tiles import ROWS_PER_TILE, RowsAlike, Tile, chunks, row_digests, tiles
+from unveil.tiles import (
+    ROWS_PER_TILE,
+    RowsAlike,
+    Tile,
+    chunks,
+    floats_per_draw,
+    row_digests,
+    tiles,
+)
 from unveil.units import posterior_moments
 
 # Above this the weights' mean is out of reach of any affordable number of draws (Vehtari et al.
@@ -274,7 +282,7 @@ class Inference:
         chains = anneal(model, x, near, given, seed=seed, delta=share).weights
         prior = anneal(model, x, far, given, seed=seed, delta=share).weights
         certified = torch.maximum(q.weights.certified, chains.certified)
-        upper = tangent("AIS from p(z), tangent", chains, prior, {}).values
+        upper = tangent("AIS from p(z), tangent", chains.log_mean, prior, {}).values
         return RowEvidence(
             num_samples=num_samples,
             delta=delta,
@@ -351,20 +359,28 @@ class Inference:
     ) -> Iterator[Tensor]:
         """Where all chains stand after each move at b = 1, and whether it moved them, (chain, row,
         latent + 1)."""
-        near = schedules[0]
+        near, num_chains = schedules[0], sum(one.num_chains for one in schedules)
         bridge = near.start.bridge(self.model, tile)
-        point = bridge.at(torch.cat([self._annealed(tile, one, seed) for one in schedules]))
+        z = torch.cat([self._annealed(tile, one, seed) for one in schedules])
+        # A few chains at a time, so that memory is bounded whatever their number.
+        few = list(chunks(num_chains, floats_per_draw(self.model, tile)))
+        points = [bridge.at(part) for part in z.split(few)]
         noise = tile.noise(seed, "hmc, moves", self.model.num_latents + 2)
         while True:
-            point, moved = hmc(
-                bridge,
-                point,
-                b=1.0,
-                size=near.size(1.0).to(point.z),
-                num_leapfrog=near.num_leapfrog,
-                noise=noise(len(point.z)),
-            )
-            yield torch.cat([point.z, moved[..., None].to(point.z)], dim=-1).cpu()
+            pairs = [
+                hmc(
+                    bridge,
+                    point,
+                    b=1.0,
+                    size=near.size(1.0).to(point.z),
+                    num_leapfrog=near.num_leapfrog,
+                    noise=noise(len(point.z)),
+                )
+                for point in points
+            ]
+            points = [point for point, _ in pairs]
+            states = [torch.cat([p.z, moved[..., None].to(p.z)], dim=-1) for p, moved in pairs]
+            yield torch.cat(states).cpu()
 
     def _annealed(self, tile: Tile, schedule: Schedule, seed: int) -> Tensor:
         """Where chains annealed from a start end, (chain, row, latent)."""
@@ -372,7 +388,12 @@ class Inference:
         z = start.draw(self.model, tile, schedule.num_chains, seed, purpose)
         noise = tile.noise(seed, f"{purpose}, moves", self.model.num_latents + 2)
         bridge = start.bridge(self.model, tile)
-        return last(stages(bridge, z, schedule, schedule.temperatures, noise)).point.z
+        few = list(chunks(schedule.num_chains, floats_per_draw(self.model, tile)))
+        ends = [
+            last(stages(bridge, part, schedule, schedule.temperatures, noise)).point.z
+            for part in z.split(few)
+        ]
+        return torch.cat(ends)
 
 
 @final

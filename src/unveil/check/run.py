@@ -122,7 +122,7 @@ def _annealed(name: str, model: LinearGaussian, seed: int) -> Iterator[Line]:
         lower(near_method, there.weights, {}),
         lower(far_method, far.weights, {}),
         upper(f"{near_method}, back", "in_expectation", back.weights, {}),
-        tangent(f"tangent to {far_method}", there.weights, far.weights, {}),
+        tangent(f"tangent to {far_method}", there.weights.log_mean, far.weights, {}),
     ):
         yield _by(name, rows, x, model.log_evidence(x))
     found = certificate(vae, x, there, ways.near, seed=seed)

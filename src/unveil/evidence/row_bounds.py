@@ -81,12 +81,12 @@ def upper(
     )
 
 
-def tangent(method: str, pilot: Weights, fresh: Weights, settings: Mapping[str, Any]) -> RowBounds:
+def tangent(method: str, log_c: PerRow, fresh: Weights, settings: Mapping[str, Any]) -> RowBounds:
     """log c + Y/c − 1, at least log p(x) in expectation where E Y = p(x) and c does not hear of Y.
 
-    The line touches the logarithm at c, the mean weight of a pilot, and lies above it elsewhere;
-    Y is the mean of fresh weights. It needs no exact draw of p(z|x), but Y may be heavy-tailed: a
-    mean over few rows can then lie below what is expected of it.
+    The line touches the logarithm at c (row,), a pilot's guess at p(x), and lies above it
+    elsewhere; Y is the mean of fresh weights. It needs no exact draw of p(z|x), but Y may be
+    heavy-tailed: a mean over few rows can then lie below what is expected of it.
     Source: Struski et al. 2022, section 3.
 
     >>> from unveil.evidence.weights import Tally
@@ -94,10 +94,10 @@ def tangent(method: str, pilot: Weights, fresh: Weights, settings: Mapping[str, 
     >>> tally = Tally(2, 1, delta=0.05)
     >>> tally.add(torch.tensor([[-1.0], [-1.0]]))
     >>> weights = tally.result(torch.tensor([True]))
-    >>> tangent("tangent", weights, weights, {}).values.tolist()
+    >>> tangent("tangent", weights.log_mean, weights, {}).values.tolist()
     [-1.0]
     """
-    log_c, ratio = pilot.log_mean, (fresh.log_mean - pilot.log_mean).exp()
+    ratio = (fresh.log_mean - log_c).exp()
     variance = fresh.log_mean_variance
     return RowBounds(
         method=method,

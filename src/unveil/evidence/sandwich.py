@@ -252,15 +252,17 @@ def _rungs(
         )
         return replace(rows.mean(digests), value=found.mean_upper, delta=delta), rows
 
-    def tangent_to(fresh: Weights, schedule: Schedule) -> tuple[Bound, RowBounds]:
+    def tangent_to(fresh: Weights, schedule: Schedule, *pilots: Weights) -> tuple[Bound, RowBounds]:
         # Where the tangent touches is a guess at p(x) that has not heard of the chains it bounds.
+        # Of several guesses from below the largest is the nearest.
+        guess = torch.stack([pilot.log_mean for pilot in pilots]).amax(0)
         method = f"tangent to {schedule.start.method}"
-        rows = tangent(method, near, fresh, schedule.settings(seed))
+        rows = tangent(method, guess, fresh, schedule.settings(seed))
         return with_errors(rows.mean(digests)), rows
 
     def once_more(schedule: Schedule) -> tuple[Bound, RowBounds]:
         again = anneal(model, x, schedule, given, seed=seed, purpose="again", on_tile=on_part)
-        return tangent_to(again.weights, schedule)
+        return tangent_to(again.weights, schedule, near, far)
 
     def there_and_back(schedule: Schedule) -> tuple[Bound, RowBounds]:
         back = anneal_there_and_back(model, x, schedule, given, seed=seed, on_tile=on_part)
@@ -270,7 +272,7 @@ def _rungs(
 
     twice = schedules.doubled()
     yield bounded
-    yield lambda: tangent_to(far, schedules.far)
+    yield lambda: tangent_to(far, schedules.far, near)
     yield lambda: once_more(twice.far)
     yield lambda: there_and_back(schedules.near)
     yield lambda: there_and_back(twice.near)
