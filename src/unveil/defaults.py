@@ -1,6 +1,7 @@
 """Sizes and settings that suit the data, chosen once and recorded with the model."""
 
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -23,6 +24,8 @@ CELLS_PER_LATENT_WITH_GAPS = 3
 # A run of about this many steps suits data that fit in memory; more rarely help small tables.
 USUAL_STEPS = 15_000
 MIXTURE = "discretized_logistic_mixture"
+# Most of a column lies within so many of its units, which are about its standard deviation.
+SPREAD_OF_VALUES = 4.0
 MOST_EPOCHS = 1_000
 # A step of so many draws of z for each row takes about twice as long as one of a single draw.
 DRAWS_AT_USUAL_COST = 2
@@ -59,7 +62,7 @@ def architecture(
         covariates=len(covariates.inputs),
         exposure=covariates.exposure,
         network=network,
-        likelihood=request.likelihood or likelihood(schema),
+        likelihood=request.likelihood or likelihood(schema, rows),
         prior=request.prior or "standard",
         posterior=request.posterior or "diagonal",
     )
@@ -80,11 +83,12 @@ def objective(schema: Schema) -> str:
     return "dreg:num_samples=5" if schema.gaps else "elbo"
 
 
-def likelihood(schema: Schema) -> str:
+def likelihood(schema: Schema, rows: int) -> str:
     """What suits each column: a spread of its own for each cell, and on the grids of a table, where
-    single values stand out, a mixture (bench/defaults.py)."""
+    single values come time and again and may stand out, a mixture (bench/defaults.py)."""
     kinds = {schema.columns[i].kind for i in schema.modelled}
-    mixed = GRID in kinds and not schema.shared
+    steps = [c.spacing for c in schema.columns if c.kind == GRID]
+    mixed = bool(steps) and not schema.shared and SPREAD_OF_VALUES / median(steps) <= rows
     spread = kinds & ({REAL, POSITIVE, AMOUNT} if mixed else {REAL, GRID})
     told = (
         *([f"{cells.SPREAD}=cell"] if spread else []),

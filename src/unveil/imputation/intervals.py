@@ -214,8 +214,8 @@ class Intervals:
         return _enough(self.num_rows, level)
 
     def coverage(self, level: float) -> float:
-        """The share of hidden cells that intervals hold, each calibrated on nine tenths of the rows,
-        its own not among them; NaN where no cell was hidden."""
+        """The share of hidden cells that intervals hold, calibrated on nine tenths of the rows that
+        do not have them; NaN where no cell was hidden."""
         if not len(self.cells):
             return math.nan
         held = 0
