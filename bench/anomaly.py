@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import unveil
-from unveil.scoring import KINDS
+from unveil.scoring.kinds import KINDS
 
 Table = NDArray[np.float64]
 SETS = {

@@ -71,6 +71,15 @@ def test_what_is_no_share_is_refused(values: list[float]) -> None:
         uniformity_pvalue(torch.tensor(values))
 
 
+def test_the_ecdf_counts_values_up_to_each_place() -> None:
+    u = torch.cat([torch.rand(200, generator=Generator().manual_seed(4)).double(), torch.ones(1)])
+    u[0] = 0.5  # a value that stands at a place is counted there
+    test = uniformities({"z": u})["z"]
+    assert test.ecdf == tuple(float((u <= k / 50).double().mean()) for k in range(1, 50))
+    assert test.document()["ecdf"] == list(test.ecdf)
+    assert test.document()["rows"] == 201
+
+
 @pytest.mark.parametrize("width", [0.5, 0.85, 1.0, 2.0])
 def test_the_width_is_that_of_normal_draws(width: float) -> None:
     truth = normal(60, 100_000)

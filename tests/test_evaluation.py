@@ -1,6 +1,7 @@
 """Standard errors, warnings and units of an evaluation."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,26 @@ class _ForgetsGaps(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.network(x.nan_to_num(nan=0.0))
+
+
+def test_a_gain_is_told_row_by_row_and_so_is_its_error() -> None:
+    """What makes a row hard for both models is no error of how they differ."""
+    subject = Subject(model=vae(), x=bits(60))
+    rows = importance(vae(), bits(60), num_samples=50).log_evidence
+    alone = rows - 2 + 0.01 * torch.randn(60, generator=torch.Generator().manual_seed(1)).double()
+    impossible = torch.full_like(rows, -math.inf)
+    judged = replace(subject, baselines={"independent": alone, "ppca": impossible})
+    result = evaluate(judged, num_samples=50)
+    gain = result.gains["independent"]
+    assert gain is not None and gain["method"] == "IWAE"
+    assert gain["value"] == pytest.approx(float((rows - alone).mean()))
+    assert gain["se"] == pytest.approx(row_error(rows - alone))
+    # The mutant: as if the two were of different rows.
+    assert math.hypot(row_error(rows) or 0.0, row_error(alone) or 0.0) > 20 * gain["se"]
+    assert result.gains["ppca"] is None
+    assert result.errors["elbo"] == pytest.approx(
+        row_error(importance(vae(), bits(60), num_samples=50).elbo.double())
+    )
 
 
 def test_an_evaluation_comes_back_from_its_document() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,18 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from matplotlib.image import imread
 
 import unveil
+from unveil import evaluation
 from unveil.cli.main import run
 from unveil.cli.screen import show_evaluation
+from unveil.diagnostics.calibration import calibrate
 from unveil.evaluation import Evaluation
+from unveil.evidence import tuning
 from unveil.evidence.effort import Effort
 
-SMALL = Effort(draws=50, rows=64, near=10, far=20, chains=2, leapfrog=2, climb=5)
+SMALL = Effort(draws=50, rows=64, near=4, far=8, chains=2, leapfrog=1, climb=2)
 RANDOM = np.random.default_rng(0)
 TABLE = RANDOM.normal(size=(120, 4))
 GAPS = np.where(RANDOM.random(TABLE.shape) < 0.3, np.nan, TABLE)
@@ -42,11 +48,46 @@ CASES: dict[str, tuple[Any, dict[str, Any], Any]] = {
 }
 
 
+Fits = Callable[[Any, dict[str, Any]], unveil.Fitted]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief() -> Iterator[None]:
+    """Little is done of everything: it is that all of it is done that is asked here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "MOVES", 1)
+        patch.setattr(evaluation, "CURVE_TEMPERATURES", 5)
+        patch.setattr(evaluation, "calibrate", partial(calibrate, num_simulations=50))
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted_to(brief: None) -> Fits:
+    """A model of data, fitted the first time that a test asks for it."""
+    made: dict[tuple[int, str], unveil.Fitted] = {}
+
+    def fits(data: Any, asked: dict[str, Any]) -> unveil.Fitted:
+        key = id(data), str(asked)
+        if key not in made:
+            made[key] = unveil.fit(data, epochs=1, seed=0, **asked)
+        return made[key]
+
+    return fits
+
+
+@pytest.fixture(scope="module")
+def folder(fitted_to: Fits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model, and new rows beside it."""
+    folder = tmp_path_factory.mktemp("examined")
+    fitted_to(TABLE, {"latent": 4}).save(folder / "m")
+    np.save(folder / "new.npy", NEW)
+    return folder
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_every_kind_of_model_and_rows_is_examined(case: str, capsys) -> None:
+def test_every_kind_of_model_and_rows_is_examined(case: str, fitted_to: Fits, capsys) -> None:
     data, asked, rows = CASES[case]
-    fitted = unveil.fit(data, epochs=1, seed=0, **asked)
-    found = fitted.evaluate(rows, effort=SMALL)
+    found = fitted_to(data, asked).evaluate(rows, effort=SMALL)
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert Evaluation.from_document(document).document() == found.document()
     show_evaluation(found, quiet=False)
@@ -74,23 +115,31 @@ def test_a_linear_model_is_known_for_all_rows_whatever_is_spent() -> None:
         assert found.lower.value == found.upper.value
 
 
-def test_an_evaluation_is_replayed_to_the_last_digit(tmp_path: Path) -> None:
-    fitted = unveil.fit(TABLE, latent=4, epochs=1, seed=0)
-    fitted.save(tmp_path / "m")
-    np.save(tmp_path / "new.npy", NEW)
-    first, second = tmp_path / "a.json", tmp_path / "b.json"
-    found = fitted.evaluate(NEW, effort=SMALL, seed=7)
+def test_an_evaluation_is_replayed_to_the_last_digit_and_its_calibration_drawn(
+    fitted_to: Fits, folder: Path, tmp_path: Path
+) -> None:
+    first, second, figure = (tmp_path / name for name in ("a.json", "b.json", "c.png"))
+    found = fitted_to(TABLE, {"latent": 4}).evaluate(NEW, effort=SMALL, seed=7)
     first.write_text(json.dumps(found.document()))
-    words = ["evaluate", str(tmp_path / "m"), str(tmp_path / "new.npy"), "--quiet"]
-    assert run([*words, "--replay", str(first), "--json", str(second)]) == 0
+    words = ["evaluate", str(folder / "m"), str(folder / "new.npy"), "--quiet"]
+    words += ["--replay", str(first), "--json", str(second), "--figure", str(figure)]
+    assert run(words) == 0
     assert json.loads(second.read_text()) == json.loads(first.read_text())
+    assert imread(figure).std() > 0.05
 
 
-def test_what_contradicts_a_replay_is_refused(tmp_path: Path, capsys) -> None:
-    fitted = unveil.fit(TABLE, latent=4, epochs=1, seed=0)
-    fitted.save(tmp_path / "m")
-    np.save(tmp_path / "new.npy", NEW)
-    words = ["evaluate", str(tmp_path / "m"), str(tmp_path / "new.npy")]
+def test_a_calibration_that_was_not_done_is_not_drawn(folder: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "c.png"
+    words = ["evaluate", str(folder / "m"), str(folder / "new.npy"), "--draws", "2"]
+    assert run([*words, "--budget", "1e-6", "--figure", str(out)]) == 0
+    assert "was not drawn, as nothing was calibrated; raise --budget" in capsys.readouterr().err
+    assert run([*words, "--figure", str(tmp_path / "c.doc")]) == 2
+    assert "ends in one of" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_contradicts_a_replay_is_refused(folder: Path, tmp_path: Path, capsys) -> None:
+    words = ["evaluate", str(folder / "m"), str(folder / "new.npy")]
     none = tmp_path / "none.json"
     none.write_text("{}")
     torn = tmp_path / "torn.json"
@@ -107,9 +156,8 @@ def test_what_contradicts_a_replay_is_refused(tmp_path: Path, capsys) -> None:
         assert sentence in capsys.readouterr().err
 
 
-def test_the_smallest_budget_leaves_a_certified_bound() -> None:
-    fitted = unveil.fit(TABLE, latent=4, epochs=1, seed=0)
-    found = fitted.evaluate(NEW, draws=20, budget=1e-6)
+def test_the_smallest_budget_leaves_a_certified_bound(fitted_to: Fits) -> None:
+    found = fitted_to(TABLE, {"latent": 4}).evaluate(NEW, draws=20, budget=1e-6)
     assert found.lower.guarantee == "certified"
     assert found.lower.delta == 0.025
     assert found.upper.value is None

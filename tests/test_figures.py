@@ -1,9 +1,11 @@
 """Figures show the numbers they are given, whatever these are, and leave matplotlib alone."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -361,12 +363,18 @@ def test_nulls_of_a_history_are_gaps(tmp_path: Path) -> None:
 # Calibration
 
 
+def documents(values: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """Tests as an evaluation's JSON holds them."""
+    tests = uniformities(values)
+    return json.loads(json.dumps({name: test.document() for name, test in tests.items()}))
+
+
 def test_a_curve_leaves_its_band_where_draws_are_too_narrow_and_not_where_they_are_right(
     tmp_path: Path,
 ) -> None:
     right = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     narrow = 0.5 + 0.5 * (2 * right - 1).sign() * (2 * right - 1).abs() ** 0.5
-    figure = calibration(uniformities({"right": right, "too narrow": narrow}))
+    figure = calibration(documents({"right": right, "too narrow": narrow}))
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["right", "too narrow"]
     outside = []
     for axes in figure.axes:
@@ -385,7 +393,7 @@ def test_a_curve_leaves_its_band_where_draws_are_too_narrow_and_not_where_they_a
 
 def test_of_many_tests_the_least_likely_by_chance_are_drawn() -> None:
     even = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
-    tests = uniformities({**{f"u{i}": even for i in range(30)}, "odd": even**3})
+    tests = documents({**{f"u{i}": even for i in range(30)}, "odd": even**3})
     titles = [axes.get_title(loc="left") for axes in calibration(tests).axes]
     assert len(titles) == 12
     assert "odd" in titles

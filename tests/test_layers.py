@@ -30,7 +30,7 @@ LAYERS: tuple[set[str], ...] = (
     {"card", "judge"},
     {"fitted"},
     {"fitting"},
-    {"estimators", "figures"},
+    {"estimators", "figures", "bootstrap"},
     {"report", "explorer"},
     {"cli"},
 )

@@ -10,31 +10,26 @@ import pyarrow.csv
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import unveil
 from linear_model import LinearModel
-from oracles import nonlinear_vae, normal, with_gaps
+from oracles import CAUGHT, SURELY_WRONG, nonlinear_vae, normal, with_gaps
 from unveil.cli.main import run
 from unveil.data.schema import Column, Schema
 from unveil.errors import InputError
 from unveil.evidence.importance import importance
 from unveil.fitted import load
 from unveil.fitting import fit
-from unveil.scoring import (
-    KINDS,
-    KeptFigures,
-    KeptRows,
-    auroc,
-    compare_scores,
-    hidden,
-    log_densities_of_cells,
-    odd_cells,
-    score_rows,
-    usual_log_densities,
-)
+from unveil.scoring import comparison
+from unveil.scoring.calibration import KeptFigures, KeptRows
+from unveil.scoring.comparison import Telling, auroc, compare_scores, telling
+from unveil.scoring.densities import hidden, log_densities_of_cells
+from unveil.scoring.kinds import KINDS
+from unveil.scoring.odd import odd_cells, usual_log_densities
+from unveil.scoring.rows import score_rows
 
 MODEL = LinearModel()
 CELLS = 6
@@ -343,6 +338,46 @@ def test_too_few_rows_to_compare_kinds_on_are_refused() -> None:
         compare_scores(MODEL, rows_of_the_model(17, 5))
 
 
+def told(seed: int, odd: int = 40, usual: int = 60) -> Telling:
+    """Two kinds of score of the same rows, one of which says less; Pr(usual > odd) is Φ(1/√2)."""
+    marks = np.arange(odd + usual) < odd
+    score = normal(seed, odd + usual).numpy() + ~marks
+    blurred = score + normal(seed + 10_000, odd + usual).numpy()
+    return telling({"evidence": blurred, "reconstruction": score}, marks)
+
+
+def test_areas_are_scikit_learns_and_the_best_is_named() -> None:
+    found = told(1)
+    marks = np.arange(100) < 40
+    score = normal(1, 100).numpy() + ~marks
+    areas = found.by_kind["reconstruction"]
+    assert areas.auroc.value == pytest.approx(roc_auc_score(marks, -score))
+    assert areas.average_precision.value == pytest.approx(average_precision_score(marks, -score))
+    assert (found.best, found.odd, found.usual) == ("reconstruction", 40, 60)
+    gap = areas.auroc.value - found.by_kind["evidence"].auroc.value
+    assert found.lead.value == pytest.approx(gap)
+
+
+def spread_z(errors: list[float], values: list[float]) -> float:
+    """How far errors that were told are from the spread of values: log sd/error, standardised."""
+    ratio = np.std(values, ddof=1) / math.sqrt(np.square(errors).mean())
+    return float(math.log(ratio) * math.sqrt(2 * len(values)))
+
+
+def test_errors_are_how_far_areas_vary(monkeypatch) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 10)
+    found = [told(seed) for seed in range(150)]
+    areas = [one.by_kind["reconstruction"].auroc for one in found]
+    assert abs(spread_z([a.error for a in areas], [a.value for a in areas])) < SURELY_WRONG
+    assert abs(spread_z([a.error / 4 for a in areas], [a.value for a in areas])) > CAUGHT
+    expected = stats.norm.cdf(1 / math.sqrt(2))
+    mean = np.mean([a.value for a in areas])
+    assert abs(mean - expected) < SURELY_WRONG * np.std([a.value for a in areas]) / math.sqrt(150)
+    precisions = [one.by_kind["reconstruction"].average_precision for one in found]
+    z = spread_z([p.error for p in precisions], [p.value for p in precisions])
+    assert abs(z) < SURELY_WRONG
+
+
 # ---- a fitted model -----------------------------------------------------------------------------
 
 RNG = np.random.default_rng(0)
@@ -451,13 +486,49 @@ def test_score_writes_what_the_contract_says(folder: Path, csv: Path, tmp_path: 
     assert run(["score", str(folder), str(csv), "-o", str(out), "--json", str(document)]) == 0
     assert pyarrow.csv.read_csv(out).column_names == ["log_evidence", "p_value"]
     assert set(json.loads(document.read_text())) == {
-        "format_version", "rows", "kind", "unusual", "notes", "output",
+        "format_version", "rows", "kind", "unusual", "notes", "telling", "output",
     }  # fmt: skip
     kinds = ["--kind", "typicality", "--why", "--top", "2", "--draws", "20", "--quiet"]
     assert run(["score", str(folder), str(csv), "-o", str(out), *kinds]) == 0
     table = pyarrow.csv.read_csv(out)
     assert table.column_names == ["log_evidence", "typicality", "p_value", "why"]
     assert table["why"][4].as_py().startswith("x2 ")
+
+
+def test_where_odd_rows_are_marked_the_best_score_is_told(
+    folder: Path, csv: Path, tmp_path: Path, capsys
+) -> None:
+    model = load(folder)
+    marked = zip(csv.read_text().split("\n"), ["odd", 0, 0, "", 0, 1, 0], strict=True)
+    (tmp_path / "m.csv").write_text("\n".join(f"{line},{mark}" for line, mark in marked))
+    out, document = tmp_path / "s.csv", tmp_path / "s.json"
+    words = ["score", str(folder), str(tmp_path / "m.csv"), "-o", str(out), "--label", "odd"]
+    assert run([*words, "--json", str(document)]) == 0
+    said = json.loads(document.read_text())["telling"]
+    assert (said["odd"], said["usual"]) == (1, 4)
+    assert said["kinds"]["evidence"]["auroc"] == {"value": 1.0, "se": None}
+    assert said == model.tells_odd_rows(tmp_path / "m.csv", "odd").document()
+    assert "would have told them best" in capsys.readouterr().out
+    table = pyarrow.csv.read_csv(out)
+    assert table.column_names == ["log_evidence", "p_value", "odd"]
+    assert table["log_evidence"].to_pylist() == model.score(csv).log_evidence.tolist()
+
+
+@pytest.mark.parametrize(
+    ("marks", "sentence"),
+    [
+        ([0, 1, 2], "by 1 and others by 0, but 0, 1, 2 came"),
+        ([0, 0, 0], "but of 3 rows 0 are"),
+        (["a", "b", "a"], "but a, b came"),
+    ],
+)
+def test_marks_are_ones_and_zeros(fitted, marks: list[Any], sentence: str) -> None:
+    names = [f"x{column}" for column in range(DATA.shape[1])]
+    columns = dict(zip(names, DATA[:3].T, strict=True))
+    with pytest.raises(InputError, match=sentence):
+        fitted.tells_odd_rows(pyarrow.table({**columns, "odd": marks}), "odd")
+    with pytest.raises(InputError, match="expected a column 'eve' that marks odd rows"):
+        fitted.tells_odd_rows(pyarrow.table(columns), "eve")
 
 
 def test_what_is_asked_of_sampled_rows_is_met(folder: Path, tmp_path: Path, capsys) -> None:

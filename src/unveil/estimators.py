@@ -28,7 +28,7 @@ from unveil.evidence.importance import importance
 from unveil.fitted import Fitted
 from unveil.fitting import fit
 from unveil.request import Request
-from unveil.scoring import DRAWS
+from unveil.scoring.densities import DRAWS
 
 # scikit-learn refuses one row in words of its own; how many more are needed, ``fit`` knows.
 FEWEST_ROWS = 2

@@ -17,10 +17,10 @@ from unveil.diagnostics.gap import Gap, encoder_gap, gap
 from unveil.diagnostics.means import Mean
 from unveil.diagnostics.surgery import curve_from_prior, surgery
 from unveil.diagnostics.words import in_words
-from unveil.evidence.bound import SIDED, Bound, InversionError, require_order
+from unveil.evidence.bound import SIDED, Bound, Guarantee, InversionError, Side, require_order
 from unveil.evidence.effort import Effort
 from unveil.evidence.importance import Importance, importance
-from unveil.evidence.row_bounds import RowBounds, lower
+from unveil.evidence.row_bounds import RowBounds, lower, row_error
 from unveil.evidence.sandwich import (
     Certificate,
     Sandwich,
@@ -61,12 +61,14 @@ TOO_LONG = (
 class Evaluation:
     """The figures of one set of rows, nats per row unless a name says otherwise.
 
-    ``split`` says which rows; ``khat`` and ``ess`` map quantiles over rows to Pareto k̂ and to
-    effective draws; ``baselines`` are mean log-evidences of simpler models on the same rows.
-    ``settings`` are all that it takes to get the numbers again. ``bounds`` are all that were
-    tried, ``simulated`` the certificate on rows drawn from the model. ``gap``, ``latents``,
-    ``calibration`` and ``criticism`` are the diagnostics as plain JSON, and ``words`` what they
-    say; all of these are empty where draws of q(z|x) alone were asked for.
+    ``split`` says which rows; ``errors`` are the standard errors over rows of ``elbo``, ``rate``
+    and ``distortion``; ``khat`` and ``ess`` map quantiles over rows to Pareto k̂ and to effective
+    draws. ``baselines`` are mean log-evidences of simpler models on the same rows, and ``gains``
+    how far above them draws of q(z|x) bound log p(x), row by row. ``settings`` are all that it
+    takes to get the numbers again. ``bounds`` are all that were tried, ``simulated`` the
+    certificate on rows drawn from the model. ``gap``, ``latents``, ``calibration`` and
+    ``criticism`` are the diagnostics as plain JSON, and ``words`` what they say; all of these are
+    empty where draws of q(z|x) alone were asked for.
     """
 
     rows: int
@@ -84,6 +86,8 @@ class Evaluation:
     ess: Mapping[str, float]
     baselines: Mapping[str, float | None]
     settings: Mapping[str, Any]
+    errors: Mapping[str, float | None] = field(default_factory=dict)
+    gains: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     bounds: tuple[Bound, ...] = ()
     simulated: Certificate | None = None
     gap: Mapping[str, Any] | None = None
@@ -130,7 +134,7 @@ class Evaluation:
         )
 
 
-NO_BASELINES: Mapping[str, float | None] = {"independent": None, "ppca": None}
+NO_BASELINES: Mapping[str, PerRow | None] = {"independent": None, "ppca": None}
 
 
 @final
@@ -139,9 +143,9 @@ class Subject:
     """A model, the rows x (row, *event) that it is judged by, and the seed of all draws.
 
     ``split`` says which rows they are. ``counts_cells`` says that every cell has a true
-    probability, so that bits per dimension mean something; ``baselines`` are mean log-evidences of
-    simpler models; ``names`` are those of the columns. ``training`` is the model with rows that it
-    was trained on, to set its encoder's gap beside.
+    probability, so that bits per dimension mean something; ``baselines`` are log-evidences of the
+    rows (row,) under simpler models; ``names`` are those of the columns. ``training`` is the model
+    with rows that it was trained on, to set its encoder's gap beside.
     """
 
     model: LatentVariableModel
@@ -150,7 +154,7 @@ class Subject:
     seed: int = 0
     split: str = "the rows given"
     counts_cells: bool = False
-    baselines: Mapping[str, float | None] = field(default_factory=lambda: NO_BASELINES)
+    baselines: Mapping[str, PerRow | None] = field(default_factory=lambda: NO_BASELINES)
     names: Sequence[str] | None = None
     training: "Subject | None" = None
 
@@ -164,9 +168,13 @@ class Subject:
 
     def of(self, at: Tensor) -> "Subject":
         """The rows of these numbers alone."""
-        at = at.to(self.x.device)
-        given = None if self.given is None else self.given[at]
-        return replace(self, x=self.x[at], given=given)
+        here = at.to(self.x.device)
+        given = None if self.given is None else self.given[here]
+        alone = {
+            name: None if of is None else of[at.to(of.device)]
+            for name, of in self.baselines.items()
+        }
+        return replace(self, x=self.x[here], given=given, baselines=alone)
 
     def first(self, rows: int) -> "Subject":
         """So many of the rows at most, from the first on."""
@@ -258,12 +266,37 @@ def _by_draws(
         kl_per_unit=None if units is None else units.mean(0).tolist(),
         khat=_quantiles(result.weights.khat),
         ess=_quantiles(result.ess) or {},
-        baselines=subject.baselines,
+        baselines={
+            name: None if alone is None else float(alone.mean())
+            for name, alone in subject.baselines.items()
+        },
         settings={"draws": num_samples, "seed": subject.seed},
+        errors={
+            name: row_error(values.double())
+            for name, values in (
+                ("elbo", result.elbo),
+                ("rate", result.rate),
+                ("distortion", result.distortion),
+            )
+        },
+        gains={name: _gain(iwae, alone) for name, alone in subject.baselines.items()},
         bounds=(floor,),
         warnings=(() if collapse is None else (collapse,)) + floor.warnings,
     )
     return evaluation, iwae
+
+
+def _gain(floor: RowBounds, alone: PerRow | None) -> dict[str, Any] | None:
+    """How far rows' bounds lie above what a simpler model makes of them: row by row, so that what
+    makes a row hard for both does not count as error. None where one of them is impossible."""
+    if alone is None or not bool(torch.isfinite(floor.values - alone).all()):
+        return None
+    return Mean.over_rows(floor.values - alone).document() | {"method": floor.method}
+
+
+def _told(mean: Mean, guarantee: Guarantee, side: Side | None) -> dict[str, Any]:
+    """A mean as plain JSON, with what it is worth."""
+    return mean.document() | {"side": side, "guarantee": guarantee}
 
 
 def iwae_of(result: Importance, seed: int) -> RowBounds:
@@ -434,13 +467,15 @@ def _diagnose(
     return {
         "gap": {
             "rows": len(few),
-            "amortisation": amortisation.document() | {"side": "lower"},
+            "amortisation": _told(amortisation, "in_expectation", "lower"),
             "approximation": (
                 None
                 if approximation is None
-                else approximation.document() | {"side": "upper" if sided else None}
+                else _told(approximation, "in_expectation", "upper")
+                if sided
+                else _told(approximation, "heuristic", None)
             ),
-            "encoder": None if beyond is None else beyond.document(),
+            "encoder": None if beyond is None else _told(beyond, "heuristic", None),
         },
         "latents": (held.document() if held is not None else {})
         | {"rate_distortion": curve.document()},

@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from unveil.data.schema import Column, Schema
 from unveil.data.write import replacing, require_suffix
-from unveil.diagnostics.uniformity import Uniformity, ecdf_band
+from unveil.diagnostics.uniformity import ecdf_band
 from unveil.errors import InputError
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -57,7 +57,6 @@ MOST_CLASSES = len(LOOKS)
 LONGEST_NAME = 22
 FAR = 4  # spreads of three quarters of a curve
 
-ECDF_POINTS = 50  # at which a curve is compared with its band
 
 _ANY = Column("z", "real")  # how a latent is measured
 
@@ -628,23 +627,25 @@ def _settled(values: np.ndarray) -> tuple[float, float]:
 
 
 @_styled
-def calibration(tests: Mapping[str, Uniformity]) -> Figure:
+def calibration(tests: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Where truths stood among draws: F_n(u) − u of each quantity, and what chance makes of it.
 
-    `tests` are those of `calibrate` or `leave_one_out` by name; of many, those least likely by
-    chance are shown. The band holds the whole curve of a right model in 95 of 100 cases; a curve
-    above it at the left and below it at the right is that of draws that spread too little.
+    `tests` are those of `calibrate` or `leave_one_out` by name, as an evaluation's JSON holds them;
+    of many, those least likely by chance are shown. The band holds the whole curve of a right model
+    in 95 of 100 cases; a curve above it at the left and below it at the right is that of draws that
+    spread too little.
     Raises InputError for no tests.
 
     >>> import torch
     >>> from unveil.diagnostics.uniformity import uniformities
-    >>> figure = calibration(uniformities({"z": torch.linspace(0.01, 0.99, 50).double()}))
+    >>> test = uniformities({"z": torch.linspace(0.01, 0.99, 50).double()})["z"]
+    >>> figure = calibration({"z": test.document()})
     >>> figure.axes[0].get_title(loc="left")
     'z'
     """
     if not tests:
         raise InputError("expected at least one test to draw, but none came; calibrate first")
-    order = sorted(tests, key=lambda name: tests[name].adjusted)[:MOST_PANELS]
+    order = sorted(tests, key=lambda name: tests[name]["adjusted"])[:MOST_PANELS]
     shown = [name for name in tests if name in order]
     across = min(PANELS_PER_ROW, len(shown))
     down = ceil(len(shown) / across)
@@ -652,17 +653,18 @@ def calibration(tests: Mapping[str, Uniformity]) -> Figure:
     panels = _panels(figure, down, across)
     for axes in panels[len(shown) :]:
         axes.remove()
-    band = cache(partial(ecdf_band, num_points=ECDF_POINTS))
+    band = cache(ecdf_band)
     for axes, name in zip(panels, shown, strict=False):
         test = tests[name]
-        low, high = band(len(test.u)).numpy()
-        at = np.arange(1, ECDF_POINTS) / ECDF_POINTS
-        below = np.searchsorted(np.sort(test.u.numpy()), at, side="right") / len(test.u)
+        points = len(test["ecdf"]) + 1
+        low, high = band(test["rows"], num_points=points).numpy()
+        at, below = np.arange(1, points) / points, np.array(test["ecdf"])
         axes.fill_between(at, low - at, high - at, color=FAINT, linewidth=0)
-        axes.plot(at, below - at, color=SECOND if test.rejected else MODEL, linewidth=1.2)
+        axes.plot(at, below - at, color=SECOND if test["rejected"] else MODEL, linewidth=1.2)
         axes.set_title(_short(name))
         axes.set_xlim(0, 1)
-    figure.supxlabel("u, the share of draws below the truth", fontsize=9)
+    told = "u, the share of draws below the truth (grey: where right ones stay, 95 times in 100)"
+    figure.supxlabel(told, fontsize=9)
     figure.supylabel("F(u) − u", fontsize=9)
     return figure
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -43,19 +43,12 @@ from unveil.inference import Inference
 from unveil.judge import Case, cross_examine
 from unveil.latent import VAE
 from unveil.noise import generator
-from unveil.scoring import DRAWS as DRAWS_OF_SCORE
-from unveil.scoring import (
-    EVIDENCE,
-    MOST_WEIGHED,
-    Calibration,
-    KeptRows,
-    Scores,
-    calibration_from,
-    compare_scores,
-    odd_cells,
-    require_table,
-    score_rows,
-)
+from unveil.scoring.calibration import Calibration, KeptRows, calibration_from
+from unveil.scoring.comparison import Telling, compare_scores, marked_odd, telling
+from unveil.scoring.densities import DRAWS as DRAWS_OF_SCORE
+from unveil.scoring.kinds import EVIDENCE, KINDS
+from unveil.scoring.odd import odd_cells, require_table
+from unveil.scoring.rows import MOST_WEIGHED, Scores, score_rows
 from unveil.settings import Settings
 from unveil.storage import (
     manifest,
@@ -135,15 +128,15 @@ class Fitted:
 
     # Rows as the model sees them
 
-    def rows(self, data: Any, unseen: str = "error") -> Rows:
-        """Any data as rows whose columns are the model's.
+    def rows(self, data: Any, unseen: str = "error", *, label: Collection[str] = ()) -> Rows:
+        """Any data as rows whose columns are the model's; a ``label`` rides along as at fit.
 
         Raises InputError where they are not, and for a word that was never seen in training, unless
         ``unseen`` has it read as "missing".
         """
         asked = self.settings.request
         brought = self.covariates.brought
-        rows = read_again(data, label=asked.label, drop=asked.drop, given=brought)
+        rows = read_again(data, label=(*asked.label, *label), drop=asked.drop, given=brought)
         return fits(self.schema, rows, unseen)
 
     def tensor(self, data: Any) -> Tensor:
@@ -367,9 +360,36 @@ class Fitted:
         if not isinstance(kept, KeptRows):
             raise InputError(
                 "expected a model that kept rows apart to compare scores on, but of pictures it "
-                "keeps none; compare them by unveil.scoring.compare_scores on rows of your own"
+                "keeps none; compare them by unveil.scoring.comparison.compare_scores on rows of "
+                "your own"
             )
         return compare_scores(self.vae, kept.x, given=kept.given, num_samples=draws, seed=seed)
+
+    def tells_odd_rows(
+        self, data: Any, label: str, *, draws: int = DRAWS_OF_SCORE, seed: int = 0
+    ) -> Telling:
+        """How well each kind of score tells rows that ``label`` marks as odd, 1, from others, 0.
+
+        It is said afterwards, and decides nothing: scores never see a label. Raises InputError for
+        a label that is not there or says anything else, and where all rows are of one side.
+
+        >>> import pyarrow as pa, unveil
+        >>> x = np.random.default_rng(0).normal(size=60)
+        >>> fitted = unveil.fit(pa.table({"x": x, "y": x[::-1]}), latent=1, epochs=1)
+        >>> marked = pa.table({"x": [0.0, 0.1, 9.0, 8.0], "y": [0.0, 0.1, 9.0, 9.0],
+        ...                    "odd": [0, 0, 1, 1]})
+        >>> fitted.tells_odd_rows(marked, "odd").by_kind["evidence"].auroc.value
+        1.0
+        """
+        rows = self.rows(data, label=(label,))
+        odd = marked_odd(rows, label)
+        known = rows.take(~np.isnan(odd))
+        scores = {
+            kind: self.score(known, kind=kind, draws=draws, seed=seed).score for kind in KINDS
+        }
+        # Typicality has no value beside too few calibration rows.
+        whole = {kind: of for kind, of in scores.items() if not np.isnan(of).any()}
+        return telling(whole, odd[~np.isnan(odd)] == 1, seed)
 
     def impute(
         self,

@@ -40,7 +40,13 @@ from unveil.registry import cells
 from unveil.registry.latents import lasting_prior
 from unveil.registry.objectives import objective
 from unveil.request import Request
-from unveil.scoring import DRAWS, FEWEST_CALIBRATION, Calibration, KeptFigures, KeptRows
+from unveil.scoring.calibration import (
+    FEWEST_CALIBRATION,
+    Calibration,
+    KeptFigures,
+    KeptRows,
+)
+from unveil.scoring.densities import DRAWS
 from unveil.settings import Settings
 from unveil.storage import Checkpoints, read_document, write_document
 from unveil.training import CLOCKED_STEPS, Progress, Trained, train
@@ -140,10 +146,9 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
     validation = request.validation
     if validation is None:
         validation = defaults.validation(len(rows))
-    training, held_out = split(keys, validation, seed)
+    training, held_out, calibration = _sides(keys, validation, seed)
     named = request.objective or defaults.objective(schema)
     asked = objective(named)
-    held_out, calibration = _kept_apart(keys, held_out, seed)
     architecture = defaults.architecture(request, schema, len(training), covariates)
     recipe = defaults.recipe(schema, len(training), architecture, find_device(device))
     epochs = request.epochs
@@ -163,27 +168,34 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         architecture=architecture,
         recipe=replace(recipe, compiled=compiled),
     )
-    planned = Plan(
-        settings=settings,
-        schema=schema,
-        covariates=covariates,
-        rows=rows,
-        training=training,
-        held_out=rows.take(held_out),
-        calibration=rows.take(calibration),
-        densities_on_grids=tuple(
-            column.name
-            for column, before in zip(schema.columns, inferred.columns, strict=True)
-            if column.kind in DENSITIES and before.step > 0
-        ),
-        vae=build(schema, settings.architecture, seed),
+    return _ready(
+        Plan(
+            settings=settings,
+            schema=schema,
+            covariates=covariates,
+            rows=rows,
+            training=training,
+            held_out=rows.take(held_out),
+            calibration=rows.take(calibration),
+            densities_on_grids=tuple(
+                column.name
+                for column, before in zip(schema.columns, inferred.columns, strict=True)
+                if column.kind in DENSITIES and before.step > 0
+            ),
+            vae=build(schema, settings.architecture, seed),
+        )
     )
+
+
+def _ready(planned: Plan) -> Plan:
+    """The plan, its model started at the data, where nothing stands against carrying it out."""
+    asked, training = objective(planned.settings.objective), planned.sample_of_training
     expected, drawn = _expected_and_drawn(planned)
-    start(planned.vae, expected, drawn, seed)
-    given = to_given(covariates, planned.sample_of_training.take(slice(0, 2)))
-    _require_value(asked, planned.vae, drawn[:2], given, len(training))
-    _require_company(asked, len(held_out))
-    _require_components(architecture, len(planned.sample_of_training))
+    start(planned.vae, expected, drawn, planned.settings.seed)
+    given = to_given(planned.covariates, training.take(slice(0, 2)))
+    _require_value(asked, planned.vae, drawn[:2], given, len(planned.training))
+    _require_company(asked, len(planned.held_out))
+    _require_components(planned.settings.architecture, len(training))
     return planned
 
 
@@ -271,17 +283,52 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
     )
 
 
-def _kept_apart(
-    keys: np.ndarray, held_out: NDArray[np.intp], seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Of the held-out rows, those that choose the weights, and those that nothing looks at before
-    new rows are compared with them: half, or none where that is too few to compare with."""
+def refit(fitted: Fitted, rows: Rows, *, seed: int = 0) -> VAE:
+    """A model like the fitted one, but fitted to other rows of the same columns.
+
+    Columns are read, and all is chosen, as they were for the fitted one; its weights begin, and its
+    rows are held out, by ``seed``. Raises InputError for rows that are too few, or all equal.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(60, 4))
+    >>> fitted = fit(x, latent=2, epochs=2)
+    >>> refit(fitted, fitted.rows(x[:50]), seed=1).num_latents
+    2
+    """
+    schema, covariates = fitted.schema, fitted.covariates
+    settings = replace(fitted.settings, seed=seed, rows=len(rows))
+    validation = settings.request.validation
+    assert validation is not None  # settled before anything is recorded
+    keys = digests_of(rows, covariates)
+    training, held_out, calibration = _sides(keys, validation, seed)
+    planned = Plan(
+        settings=settings,
+        schema=schema,
+        covariates=covariates,
+        rows=rows,
+        training=training,
+        held_out=rows.take(held_out),
+        calibration=rows.take(calibration),
+        densities_on_grids=(),
+        vae=build(schema, settings.architecture, seed),
+    )
+    carried_out, vae, _ = train_planned(_ready(planned), device=str(fitted.device))
+    return _settled(carried_out, vae)[0]
+
+
+def _sides(
+    keys: np.ndarray, validation: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """The rows to train on; of the others, those that choose the weights, and those that nothing
+    looks at before new rows are compared with them: half, or none where that is too few to compare
+    with."""
+    training, held_out = split(keys, validation, seed)
     distinct = len(np.unique(keys[held_out], axis=0))
     apart = min(distinct // 2, MOST_CALIBRATION)
     if apart < FEWEST_CALIBRATION:
-        return held_out, held_out[:0]
+        return training, held_out, held_out[:0]
     choosing, kept = split(keys[held_out], apart / distinct, seed)
-    return held_out[choosing], held_out[kept]
+    return training, held_out[choosing], held_out[kept]
 
 
 def _seen(planned: Plan) -> Conditions:

@@ -45,7 +45,7 @@ class Case:
             seed=seed,
             split=", ".join(filter(None, (split, self.covariates.condition))),
             counts_cells=schema.has_masses_only,
-            baselines=self._baseline_figures(x.cpu(), to_exposures(self.covariates, given)),
+            baselines=self._baselines(x.cpu(), to_exposures(self.covariates, given)),
             names=None if schema.shared else [schema.columns[j].name for j in schema.modelled],
         )
 
@@ -58,13 +58,13 @@ class Case:
         device = next(self.vae.parameters()).device
         return to_tensors(self.schema, self.covariates, rows, self.seed, device)
 
-    def _baseline_figures(self, x: Tensor, exposure: Tensor | None) -> dict[str, float | None]:
+    def _baselines(self, x: Tensor, exposure: Tensor | None) -> dict[str, Tensor | None]:
+        """The rows' log-evidence under each simpler model, (row,)."""
         flat, grid = x.double().flatten(1), Grid.of(self.schema)
-        alone = self.baselines.independent.log_evidence(flat, grid, exposure)
-        independent = float(alone.mean())
+        independent = self.baselines.independent.log_evidence(flat, grid, exposure)
         if self.baselines.ppca is None or torch.isnan(flat).any():
             return {"independent": independent, "ppca": None}
-        ppca = float(ppca_log_evidence(self.baselines.ppca, flat, grid, self.seed).mean())
+        ppca = ppca_log_evidence(self.baselines.ppca, flat, grid, self.seed)
         return {"independent": independent, "ppca": ppca}
 
 

@@ -16,13 +16,14 @@ import torch
 
 from unveil.storage import Checkpoints, read_tensors
 
-EPOCHS = "40"
+EPOCHS = "30"
 
 
 def command(folder: Path, *words: str) -> list[str]:
-    """A fit in a process of its own, saving at every chance."""
+    """A fit in a process of its own, saving at every chance, and brief about what comes after."""
     program = (
-        "import unveil.training as t, sys; t.SECONDS_BETWEEN_CHECKPOINTS = 0.0;"
+        "import unveil.training as t, unveil.evidence.tuning as u, unveil.cli.fit as f, sys;"
+        "t.SECONDS_BETWEEN_CHECKPOINTS = 0.0; u.MOVES = 1; f._draw = lambda *drawn: None;"
         "from unveil.cli.main import run; sys.exit(run(sys.argv[1:]))"
     )
     data = str(folder.parent / "data.npy")
@@ -37,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped, beside its data."""
     folder = tmp_path_factory.mktemp("whole")
     rng = np.random.default_rng(0)
-    np.save(folder / "data.npy", rng.normal(size=(1000, 3)) @ rng.normal(size=(3, 8)))
+    np.save(folder / "data.npy", rng.normal(size=(600, 3)) @ rng.normal(size=(3, 8)))
     subprocess.run(command(folder / "m"), check=True)
     return folder / "m"
 

@@ -17,14 +17,16 @@ from unveil.check.lines import Between, Estimate, Identity, Line, SelfTest, Verd
 from unveil.data.read import Rows, blocks, listed
 from unveil.data.schema import ASIDE, Schema
 from unveil.data.sparse import SparseCounts
+from unveil.diagnostics.uniformity import LEVEL
 from unveil.evaluation import Evaluation
 from unveil.evidence.bound import Bound
 from unveil.evidence.sandwich import Certificate
 from unveil.registry.cells import chosen
 from unveil.training import Progress as Step
 
-# Latents listed one by one; more than these would push the bound off the screen.
-MOST_UNITS_SHOWN = 12
+# Bars of a histogram, from the lowest to the highest, and how many of them fit beside a number.
+BLOCKS = "▁▂▃▄▅▆▇█"
+MOST_BARS = 32
 # Columns listed one by one, and names of those that are counted together.
 MOST_COLUMNS_SHOWN = 30
 MOST_NAMES_SHOWN = 3
@@ -144,7 +146,7 @@ def _missing(rows: Rows) -> list[float]:
 
 
 def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
-    """The evaluation on one screen."""
+    """The evaluation on one screen: a name and its side, a value, and what that is worth."""
     if quiet:
         return
     e = evaluation
@@ -152,37 +154,8 @@ def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("value", justify="right")
     table.add_column("what it is worth", overflow="fold")
-    for sign, bound in (("log p(x) ≥", e.lower), ("log p(x) ≤", e.upper)):
-        told = bound.reason if bound.value is None else worth(bound)
-        table.add_row(sign, _number(bound.value), told)
-    if e.simulated is not None:
-        table.add_row("on simulated rows", *_of_simulated(e.simulated))
-    table.add_row("ELBO", _number(e.elbo), "−(distortion + rate), lower in expectation")
-    table.add_row("  distortion", _number(e.distortion), "−E_q log p(x|z)")
-    table.add_row("  rate", _number(e.rate), "KL(q(z|x) ‖ p(z))")
-    if e.gap is not None:
-        side = "at most" if (e.gap["approximation"] or {}).get("side") else "about"
-        for name, what, unknown in (
-            ("amortisation", "at least: what the encoder loses", ""),
-            ("approximation", f"{side}: what the family loses", "no upper bound"),
-            ("encoder", "more: what the encoder loses on new rows", "no row was trained on"),
-        ):
-            table.add_row(f"  {name} gap", *_of_gap(e.gap[name], what, unknown))
-    if e.bits_per_dim is not None:
-        table.add_row("bits per dimension", _number(e.bits_per_dim, 4), "of the lower bound")
-    total = "" if e.kl_per_unit is None else f" of {len(e.kl_per_unit)}"
-    table.add_row("active units", f"{e.active_units}{total}", _units(e.kl_per_unit))
-    if e.latents is not None and "mutual_information" in e.latents:
-        table.add_row("mutual information", *_of_information(e.latents))
-    draws = e.settings["draws"]
-    khat = "" if e.khat is None else f"; median k̂ {e.khat['0.5']:.2f}, largest {e.khat['1']:.2f}"
-    table.add_row(
-        "effective draws", f"{e.ess['0.5']:.1f}", f"median of {draws}; least {e.ess['0']:.1f}{khat}"
-    )
-    if e.calibration is not None:
-        table.add_row("calibration", *_of_calibration(e.calibration))
-    table.add_row("independent columns", _number(e.baselines["independent"]), "baseline")
-    table.add_row("probabilistic PCA", _number(e.baselines["ppca"]), "baseline")
+    for line in _figures_of(e):
+        table.add_row(*line)
     console = Console(highlight=False)
     console.print(table)
     if e.words:
@@ -194,42 +167,48 @@ def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
         warn(warning, quiet)
 
 
-def _of_simulated(certificate: Certificate) -> tuple[str, str]:
-    """The certificate: where log p(x) lies, and how like the rows are."""
-    lower, upper = certificate.lower, certificate.upper
-    assert lower.value is not None and upper.value is not None
-    assert lower.delta is not None and upper.delta is not None
-    sure = 1 - lower.delta - upper.delta
-    return (
-        f"{upper.value - lower.value:.3f}",
-        f"wide: [{lower.value:.3f}, {upper.value:.3f}], certified {sure:.0%}; real rows are told "
-        f"from them in {0.5 + certificate.likeness.furthest:.0%} of pairs",
-    )
+def _figures_of(e: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Every figure of an evaluation: its name, its value, what it is worth."""
+    for bound in (e.lower, e.upper):
+        told = bound.reason if bound.value is None else worth(bound)
+        yield f"log p(x) {SIGNS[bound.side]}", _number(bound.value), told or ""
+    if e.simulated is not None:
+        yield "on simulated rows", *_of_simulated(e.simulated)
+    for name, value, what in (
+        ("ELBO", e.elbo, "−(distortion + rate)"),
+        ("  distortion", e.distortion, "−E_q log p(x|z)"),
+        ("  rate", e.rate, "KL(q(z|x) ‖ p(z))"),
+    ):
+        errors = _errors(None, e.errors.get(name.strip().lower()))
+        yield name, _number(value), _joined(what, errors)
+    for name, (what, unknown) in GAPS.items() if e.gap is not None else ():
+        yield _of_part(f"  {name} gap", (e.gap or {})[name], what, unknown)
+    if e.bits_per_dim is not None:
+        yield "bits per dimension ≤", _number(e.bits_per_dim, 4), "as sure as log p(x) ≥"
+    yield "active units", *_of_units(e)
+    if e.latents is not None and "mutual_information" in e.latents:
+        between = e.latents["mutual_information"]
+        for side in ("lower", "upper"):
+            part = between[side] | {"side": side, "guarantee": between.get("guarantee")}
+            yield _of_part("mutual information", part, "of x and z", "")
+    draws = e.settings["draws"]
+    khat = "" if e.khat is None else f"; median k̂ {e.khat['0.5']:.2f}, largest {e.khat['1']:.2f}"
+    told = f"median of {draws}; least {e.ess['0']:.1f}{khat}"
+    yield "effective draws", f"{e.ess['0.5']:.1f}", told
+    if e.calibration is not None:
+        yield "calibration", *_of_calibration(e.calibration)
+    for name, called in BASELINES.items():
+        yield called, _number(e.baselines[name]), _of_baseline(e.gains.get(name))
 
 
-def _of_gap(gap: Mapping[str, Any] | None, what: str, unknown: str) -> tuple[str, str]:
-    """A part of the gap between the ELBO and log p(x), or why it is ``unknown``."""
-    if gap is None:
-        return "unknown", unknown
-    error = "" if gap["se"] is None else f"; ± {gap['se']:.3f} (rows)"
-    return _number(gap["value"]), f"{what}{error}"
-
-
-def _of_information(latents: Mapping[str, Any]) -> tuple[str, str]:
-    """What the latents hold of a row."""
-    between = latents["mutual_information"]
-    low, high = between["lower"]["value"], between["upper"]["value"]
-    return _number(low), f"to {high:.3f}: what z says of which row it is"
-
-
-def _of_calibration(calibration: Mapping[str, Any]) -> tuple[str, str]:
-    """Whether draws of q(z|x) stand as those of the posterior would, on simulated rows."""
-    rejected = calibration["rejected"]
-    coverage = calibration["coverage"]["0.9"]
-    return (
-        "rejected" if rejected else "passed",
-        f"90 % regions of q(z|x) hold z in {coverage:.0%} of simulated rows",
-    )
+SIGNS = {"lower": "≥", "upper": "≤", None: "≈"}
+# What each part of the gap between the ELBO and log p(x) is, and why it may not be known.
+GAPS = {
+    "amortisation": ("the encoder's", ""),
+    "approximation": ("the family's", "no upper bound"),
+    "encoder": ("more on new rows", "no row was trained on"),
+}
+BASELINES = {"independent": "independent columns", "ppca": "probabilistic PCA"}
 
 
 def worth(bound: Bound) -> str:
@@ -239,12 +218,91 @@ def worth(bound: Bound) -> str:
     ...             data_se=0.2, method="IWAE", settings={"num_samples": 50}))
     'in expectation, IWAE; ± 0.010 (draws), ± 0.200 (rows)'
     """
-    errors = [
+    return _joined(f"{bound.claim}, {bound.method}", _errors(bound.mc_se, bound.data_se))
+
+
+def _errors(draws: float | None, rows: float | None) -> str:
+    """The standard errors that are known, each with what it comes from."""
+    return ", ".join(
         f"± {error:.3f} ({what})"
-        for error, what in ((bound.mc_se, "draws"), (bound.data_se, "rows"))
+        for error, what in ((draws, "draws"), (rows, "rows"))
         if error is not None
-    ]
-    return "; ".join(filter(None, (f"{bound.claim}, {bound.method}", ", ".join(errors))))
+    )
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _of_part(
+    name: str, part: Mapping[str, Any] | None, what: str, unknown: str
+) -> tuple[str, str, str]:
+    """A mean over rows with its side, what it rests on and its error; or why it is ``unknown``."""
+    if part is None:
+        return name, "unknown", unknown
+    claim = (part.get("guarantee") or "").replace("_", " ")
+    told = _joined(", ".join(filter(None, (claim, what))), _errors(None, part["se"]))
+    return f"{name} {SIGNS[part.get('side')]}", _number(part["value"]), told
+
+
+def _of_simulated(certificate: Certificate) -> tuple[str, str]:
+    """The certificate: where log p(x) lies, and how like the rows are."""
+    lower, upper = certificate.lower, certificate.upper
+    assert lower.value is not None and upper.value is not None
+    assert lower.delta is not None and upper.delta is not None
+    sure = 100 * (1 - lower.delta - upper.delta)
+    return (
+        f"{upper.value - lower.value:.3f}",
+        f"wide: {lower.value:.3f} to {upper.value:.3f}, certified {sure:g} %; real rows are told "
+        f"from them in {0.5 + certificate.likeness.furthest:.0%} of pairs",
+    )
+
+
+def _of_units(e: Evaluation) -> tuple[str, str]:
+    """How many latents are used, and what each of them holds, as bars from the most to the least:
+    its KL, or where that does not split over latents the variance of its means."""
+    total = "" if e.kl_per_unit is None else f" of {len(e.kl_per_unit)}"
+    spread = (e.latents or {}).get("mean_variances")
+    if e.kl_per_unit is not None:
+        return f"{e.active_units}{total}", f"{bars(e.kl_per_unit)} nats of KL each"
+    if spread is not None:
+        return f"{e.active_units} of {len(spread)}", f"{bars(spread)} of variance each"
+    return str(e.active_units), ""
+
+
+def bars(values: Sequence[float]) -> str:
+    """Values as bars from the largest to the smallest, and these two; neighbours share a bar where
+    there are very many.
+
+    >>> bars([0.0, 2.0, 1.0, 0.5])
+    '█▄▂▁ 2.00 to 0.00'
+    """
+    falling = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+    groups = np.array_split(falling, min(len(falling), MOST_BARS))
+    heights = np.array([group.mean() for group in groups]).clip(0)
+    levels = np.ceil(len(BLOCKS) * heights / (heights.max() or 1.0)).astype(int).clip(1)
+    drawn = "".join(BLOCKS[level - 1] for level in levels)
+    return f"{drawn} {falling[0]:.2f} to {falling[-1]:.2f}"
+
+
+def _of_calibration(calibration: Mapping[str, Any]) -> tuple[str, str]:
+    """Whether draws of q(z|x) stand as those of the posterior would, on simulated rows."""
+    share, rows = calibration["coverage"]["0.9"], calibration["num_simulations"]
+    error = math.sqrt(share * (1 - share) / rows)
+    return (
+        "rejected" if calibration["rejected"] else "passed",
+        f"at level {LEVEL:g}; 90 % regions of q(z|x) hold z in {share:.0%} ± {error:.0%} of "
+        f"{rows} simulated rows",
+    )
+
+
+def _of_baseline(gain: Mapping[str, Any] | None) -> str:
+    """How far the model's rows are above it, row by row."""
+    if gain is None:
+        return "baseline"
+    above = "above" if gain["value"] >= 0 else "below"
+    errors = _errors(None, gain["se"])
+    return _joined(f"baseline, {gain['method']} {abs(gain['value']):.3f} {above}", errors)
 
 
 def show_check(test: SelfTest, quiet: bool) -> None:
@@ -310,11 +368,3 @@ def _mark(holds: bool) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "unknown" if value is None else f"{value:.{digits}f}"
-
-
-def _units(kl_per_unit: Sequence[float] | None) -> str:
-    if kl_per_unit is None:
-        return ""
-    largest = sorted(kl_per_unit, reverse=True)
-    shown = " ".join(f"{kl:.2f}" for kl in largest[:MOST_UNITS_SHOWN])
-    return f"KL of each: {shown}{' …' if len(largest) > MOST_UNITS_SHOWN else ''}"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from unveil.data.read import Rows
+    from unveil.evaluation import Evaluation
     from unveil.evidence.effort import Effort
     from unveil.fitted import Fitted
     from unveil.synthesis.report import SynthesisReport
@@ -46,6 +47,9 @@ def evaluate(
     replay: Annotated[
         Path | None, Parameter(help="JSON of an earlier evaluation, whose settings are used.")
     ] = None,
+    figure: Annotated[
+        Path | None, Parameter(help="Picture of q(z|x)'s calibration: .png, .svg or .pdf.")
+    ] = None,
     common: Common = DEFAULT,
 ) -> None:
     """How good is the model on these rows, and how sure is that?"""
@@ -57,6 +61,8 @@ def evaluate(
         _require_alone(draws, budget, delta)
         effort, seed = _settings_of(replay)
     fitted = _open(model, common)
+    if figure is not None:
+        _require_figure(figure)
     with bar("evaluating", common.quiet) as on_part:
         result = fitted.evaluate(
             data,
@@ -68,7 +74,29 @@ def evaluate(
             on_part=on_part,
         )
     show_evaluation(result, common.quiet)
+    if figure is not None:
+        _draw_calibration(figure, result, common)
     common.finish(result.document())
+
+
+def _require_figure(figure: Path) -> None:
+    """Raises InputError before the work when the figure could not be written after it."""
+    from unveil.data.write import require_suffix
+    from unveil.figures import FIGURE_SUFFIXES
+
+    require_suffix(figure, FIGURE_SUFFIXES)
+
+
+def _draw_calibration(figure: Path, result: "Evaluation", common: Common) -> None:
+    """Draw where truths stood among draws of q(z|x), or say why there is nothing to draw."""
+    from unveil.cli.screen import say, warn
+    from unveil.figures import calibration, save
+
+    if result.calibration is None:
+        warn(f"{figure} was not drawn, as nothing was calibrated; raise --budget", common.quiet)
+        return
+    save(calibration(result.calibration["tests"]), figure)
+    say(f"\ncalibration of q(z|x): {figure}", common.quiet)
 
 
 def _require_alone(*others: object) -> None:
@@ -264,6 +292,10 @@ def score(
         str | None, Parameter(help="evidence (the default), reconstruction or typicality.")
     ] = None,
     draws: Annotated[int | None, Parameter(help="Draws of z per row; 100 unless named.")] = None,
+    label: Annotated[
+        str | None,
+        Parameter(help="Column that marks odd rows by 1: tells how well each kind finds them."),
+    ] = None,
     output: Output,
     common: Common = DEFAULT,
 ) -> None:
@@ -272,11 +304,17 @@ def score(
 
     from unveil.cli.screen import bar, say, warn
     from unveil.data.write import TABLE_SUFFIXES, require_suffix, write
-    from unveil.scoring import DRAWS, EVIDENCE
+    from unveil.scoring.densities import DRAWS
+    from unveil.scoring.kinds import EVIDENCE
 
     require_suffix(output, [s for s in TABLE_SUFFIXES if not (why and s == ".npy")])
     fitted = _open(model, common)
-    rows = fitted.rows(data)
+    rows = fitted.rows(data, label=() if label is None else (label,))
+    told = None
+    if label is not None:
+        told = fitted.tells_odd_rows(
+            rows, label, draws=DRAWS if draws is None else draws, seed=common.seed
+        )
     with bar("scoring", common.quiet) as on_part:
         scores = fitted.score(
             rows,
@@ -296,6 +334,8 @@ def score(
     write(output, columns | dict(rows.labels))
     for note in scores.notes:
         warn(note, common.quiet)
+    for sentence in () if told is None else told.sentences():
+        say(sentence, common.quiet)
     known = scores.p_value[~np.isnan(scores.p_value)]
     unusual = int((known <= UNUSUAL).sum())
     say(
@@ -309,6 +349,7 @@ def score(
             "kind": scores.kind,
             "unusual": unusual,
             "notes": list(scores.notes),
+            "telling": None if told is None else told.document(),
             "output": str(output),
         }
     )
@@ -321,6 +362,10 @@ def impute(
     *,
     draws: Annotated[
         int | None, Parameter(help="Completed tables to write below one another.")
+    ] = None,
+    bootstrap: Annotated[
+        int | None,
+        Parameter(help="The same, each by a model fitted anew to resampled rows of DATA."),
     ] = None,
     intervals: Annotated[
         float | None, Parameter(help="Level of intervals COL_lo, COL_hi, such as 0.9.")
@@ -336,23 +381,35 @@ def impute(
 ) -> None:
     """What is in the gaps? Writes the rows with their missing cells filled."""
     from dataclasses import replace
+    from functools import partial
 
+    from unveil.bootstrap import REFITTED, bootstrapped
     from unveil.cli.screen import bar, say, warn
     from unveil.data.write import FRAME_SUFFIXES, write_frame, write_rows
     from unveil.errors import InputError
-    from unveil.imputation.table import ASSUMPTION
+    from unveil.imputation.table import ASSUMPTION, HELD_FIXED
 
+    if draws is not None and bootstrap is not None:
+        raise InputError(
+            "expected --draws or --bootstrap, but both came; take --bootstrap for tables that "
+            "carry the uncertainty of the parameters"
+        )
     fitted = _open_for_rows(model, output, common)
     rows = fitted.rows(data, unseen)
-    if not rows.names and (draws, intervals) != (None, None):
+    if not rows.names and (draws, bootstrap, intervals) != (None, None, None):
         raise InputError(
             "expected named columns to write draws or intervals of, but these rows have none; "
-            "leave --draws and --intervals out, or use Fitted.imputation in Python"
+            "leave --draws, --bootstrap and --intervals out, or use Fitted.imputation in Python"
         )
     with bar("imputing", common.quiet) as on_part:
-        found = fitted.imputation(
-            rows,
-            draws=draws,
+        if bootstrap is None:
+            drawn = None if draws is None else HELD_FIXED
+            completed = partial(fitted.imputation, draws=draws)
+        else:
+            drawn = REFITTED
+            completed = partial(bootstrapped, fitted, models=bootstrap)
+        found = completed(
+            data=rows,
             intervals=intervals,
             shift=shift,
             seed=common.seed,
@@ -370,6 +427,8 @@ def impute(
     for name, number in filled.items() if rows.names else ():
         say(f"  {name}: {number}", common.quiet)
     say(ASSUMPTION, common.quiet)
+    if drawn is not None:
+        say(drawn, common.quiet)
     known = None if intervals is None else fitted.intervals.sentence(intervals)
     if known is not None and known not in found.warnings:
         say(known, common.quiet)
@@ -381,6 +440,7 @@ def impute(
             "output": str(output),
             "filled": filled,
             "assumption": ASSUMPTION,
+            "drawn": drawn,
             "intervals": known,
             "warnings": list(found.warnings),
         }

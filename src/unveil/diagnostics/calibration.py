@@ -137,12 +137,12 @@ def calibrate(
     simulated row has noise of its own. A ``sampler`` delivers independent draws; the chain of an
     MCMC is to be thinned until they are.
 
-    Power with 3 latents, 1000 rows, 99 draws, at 0.01 by Holm over all quantities: a collapsed q
-    (the prior), one 15 % or 10 % too narrow, one twice too wide and one whose mean is shrunk by
-    10 % were rejected in 100 of 100 repetitions, one 5 % too narrow in 61, the exact one in 1.
-    Raises ValueError for less than one row or draw and where no row shows anything,
-    ArithmeticError where a density is NaN. Source: Talts et al. 2018; Modrák et al. 2023; Lemos et
-    al. 2023 (distances).
+    Power with 2 latents, 1000 rows, 99 draws, at 0.01 by Holm over all quantities: a collapsed q
+    (the prior), one 15 % or 10 % too narrow, one twice too wide and one whose mean is shrunk by 10
+    % were rejected in 100 of 100 repetitions, one 5 % too narrow in 40, the exact one in 1
+    (bench/power.py). Raises ValueError for less than one row or draw and where no row shows
+    anything, ArithmeticError where a density is NaN. Source: Talts et al. 2018; Modrák et al. 2023;
+    Lemos et al. 2023 (distances).
 
     >>> import unveil
     >>> from torch import nn

@@ -42,8 +42,12 @@ class Between:
     upper: Mean
 
     def document(self) -> dict[str, Any]:
-        """Both sides as plain JSON."""
-        return {"lower": self.lower.document(), "upper": self.upper.document()}
+        """Both sides as plain JSON, with what they are worth."""
+        return {
+            "lower": self.lower.document(),
+            "upper": self.upper.document(),
+            "guarantee": "in_expectation",
+        }
 
 
 @final

@@ -23,6 +23,8 @@ from unveil.shapes import PerRow
 LEVEL = 0.01
 # Neyman's statistic looks at so many moments: mean, spread, skew and tails.
 MOMENTS = 4
+# An ECDF is told at the ends of so many equal parts of [0, 1].
+ECDF_POINTS = 50
 # Moments farther than this from where chance puts them are named in words.
 NOTABLE = 3.0
 # Of the width of draws, below which (or above whose inverse) it is not told apart from none.
@@ -120,9 +122,17 @@ class Uniformity:
         """The mean of (u − ½)² − 1/12 in its standard errors."""
         return math.sqrt(180 * len(self.u)) * float((self.u - 0.5).square().mean() - 1 / 12)
 
+    @property
+    def ecdf(self) -> tuple[float, ...]:
+        """F_n(k/n) for k = 1 … n − 1: the shares of values up to so many places, evenly spread."""
+        at = np.arange(1, ECDF_POINTS) / ECDF_POINTS
+        below = np.searchsorted(np.sort(self.u.numpy()), at, side="right")
+        return tuple((below / len(self.u)).tolist())
+
     def document(self) -> dict[str, Any]:
-        """All but the values themselves, as plain JSON."""
+        """All but the values themselves, as plain JSON; of these their number, and the ECDF."""
         return {
+            "rows": len(self.u),
             "pvalue": self.pvalue,
             "adjusted": self.adjusted,
             "rejected": self.rejected,
@@ -130,6 +140,7 @@ class Uniformity:
             "excess": self.excess,
             "shift": self.shift,
             "width": self.width,
+            "ecdf": list(self.ecdf),
         }
 
 

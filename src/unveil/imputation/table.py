@@ -34,6 +34,10 @@ ASSUMPTION = (
     "cells are taken to be missing at random: whether one is missing may depend on what the row "
     "shows, and not on the value that is not there"
 )
+HELD_FIXED = (
+    "draws hold the fitted parameters fixed: completed tables differ by what each row leaves open, "
+    "and not by what the training rows do"
+)
 # With fewer effective draws, what fills a row is left to chance.
 FEWEST_EFFECTIVE = 10.0
 # The column that tells completed tables apart.
@@ -57,7 +61,7 @@ class Imputation:
         ess            (row,), how many of ``num_samples`` draws count; all where nothing is missing
 
     The parameters of the model are held fixed: draws differ by what a row leaves open, and not by
-    what the training rows left open.
+    what the training rows left open, which those of ``bootstrap.bootstrapped`` do as well.
     """
 
     schema: Schema
@@ -191,18 +195,16 @@ def impute(
     not, that hold no numbers, or whose spread these rows do not show.
     """
     _require(draws, level)
-    gaps = torch.isnan(x).flatten(1).any(1)
+    units = _Units.of_rows(schema, rows, x, shift)
+    gaps = units.gaps
     some, c = x[gaps], None if given is None else given[gaps]
-    units = _Units(schema=schema, x=x, gaps=gaps, moved=_shifts(schema, rows, shift))
     found = expected(model, some, num_samples=num_samples, seed=seed, given=c, on_tile=on_part)
     missing = np.isnan(rows.values)
     values = rows.dense.copy()
     values[missing] = units.of(found.values)[missing]
     tables = low = high = None
     if draws is not None:
-        parts = completions(model, some, draws, num_samples=num_samples, seed=seed, given=c)
-        made = torch.cat([some.new_zeros(draws, 0, *x.shape[1:]), *parts], dim=1)
-        tables = np.where(missing, units.of(made), rows.values)
+        tables = _tables(model, units, rows, some, c, draws, num_samples, seed)
     if level is not None:
         measures = Measures.of(schema)
         own = reach(model, some, measures, seed=seed, given=c)
@@ -229,6 +231,41 @@ def impute(
     )
 
 
+def complete(
+    model: LatentVariableModel,
+    schema: Schema,
+    rows: Rows,
+    x: Tensor,
+    given: Given,
+    draws: int,
+    *,
+    shift: float | Mapping[str, float] = 0.0,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """The ``draws`` of ``impute`` alone, (draw, row, *event); InputError as there."""
+    _require(draws, None)
+    units = _Units.of_rows(schema, rows, x, shift)
+    some, c = x[units.gaps], None if given is None else given[units.gaps]
+    return _tables(model, units, rows, some, c, draws, num_samples, seed)
+
+
+def _tables(
+    model: LatentVariableModel,
+    units: "_Units",
+    rows: Rows,
+    some: Tensor,
+    given: Given,
+    draws: int,
+    num_samples: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """The rows completed time and again; ``some`` are those with gaps."""
+    parts = completions(model, some, draws, num_samples=num_samples, seed=seed, given=given)
+    made = torch.cat([some.new_zeros(draws, 0, *some.shape[1:]), *parts], dim=1)
+    return np.where(np.isnan(rows.values), units.of(made), rows.values)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Units:
@@ -239,6 +276,14 @@ class _Units:
     x: Tensor
     gaps: Tensor
     moved: NDArray[np.float64]
+
+    @classmethod
+    def of_rows(
+        cls, schema: Schema, rows: Rows, x: Tensor, shift: float | Mapping[str, float]
+    ) -> "_Units":
+        """Those of rows, which the model sees as x."""
+        gaps = torch.isnan(x).flatten(1).any(1)
+        return cls(schema=schema, x=x, gaps=gaps, moved=_shifts(schema, rows, shift))
 
     def of(self, cells: Tensor) -> NDArray[np.float64]:
         """All rows (..., row, *event) in the data's units, those with gaps being ``cells``; every

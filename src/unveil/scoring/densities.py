@@ -1,0 +1,76 @@
+"""How probable each cell of a row is, given the rest of the row."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unveil.evidence.weights import log_sum_exp
+from unveil.latent import LatentVariableModel
+from unveil.shapes import Given, PerRow, Rows
+from unveil.tiles import RowsAlike, chunks, floats_per_draw, log_likelihoods, tiles
+
+# Draws of z per row, of the rows that are scored and of those that they are compared with.
+DRAWS = 100
+HIDDEN = "one cell hidden"
+
+
+def log_densities_of_cells(
+    model: LatentVariableModel,
+    x: Rows,
+    *,
+    given: Given = None,
+    num_samples: int = DRAWS,
+    seed: int = 0,
+    on_part: Callable[[float], None] = lambda fraction: None,
+) -> Float[Tensor, "row cell"]:
+    """log p(x_j|x₋ⱼ) of every cell, nats, float64; NaN where the cell is missing.
+
+        z_k ~ q(z|x₋ⱼ),   w_k = p(x₋ⱼ, z_k)/q(z_k|x₋ⱼ)
+        log p(x_j|x₋ⱼ) ≈ log Σ_k w_k p(x_j|z_k) − log Σ_k w_k
+
+    Each cell is hidden from the encoder in turn. Heuristic: as good as q is without it, and as the
+    number of draws. A bitwise function of the row. Raises ArithmeticError for a weight that is NaN.
+    """
+    found = torch.full((len(x), x[0].numel()), math.nan, dtype=torch.float64)
+    for cell in range(found.shape[1]):
+        seen = ~torch.isnan(x.flatten(1)[:, cell])
+        if bool(seen.any()):
+            c = None if given is None else given[seen]
+            found[seen.cpu(), cell] = _log_densities(model, x[seen], c, cell, num_samples, seed)
+        on_part((cell + 1) / found.shape[1])
+    return found
+
+
+def _log_densities(
+    model: LatentVariableModel, x: Rows, given: Given, cell: int, num_samples: int, seed: int
+) -> PerRow:
+    """log p(x_j|x₋ⱼ) of one cell that each of the rows shows."""
+    rest, alone = hidden(x, cell)
+    parts = []
+    with torch.no_grad(), RowsAlike():
+        for tile, only in zip(tiles(rest, given), tiles(alone, given), strict=True):
+            noise = tile.noise(seed, HIDDEN, model.num_latents)
+            q, prior = model.posterior(tile.x, tile.given), model.prior(tile.given)
+            log_w, log_p = [], []
+            for size in chunks(num_samples, floats_per_draw(model, tile)):
+                z = q.push(noise(size))
+                log_rest = log_likelihoods(model, tile, z)
+                log_w.append(prior.log_prob(z) + log_rest - q.log_prob(z))
+                log_p.append(log_likelihoods(model, only, z))
+            weights = torch.cat(log_w).double().cpu().mT.contiguous()
+            together = weights + torch.cat(log_p).double().cpu().mT
+            parts.append((log_sum_exp(together) - log_sum_exp(weights))[: tile.count])
+    return torch.cat(parts)
+
+
+def hidden(x: Rows, cell: int) -> tuple[Rows, Rows]:
+    """Rows with one cell missing, and with that cell alone.
+
+    >>> [part.tolist() for part in hidden(torch.tensor([[1.0, 2.0]]), 0)]
+    [[[nan, 2.0]], [[1.0, nan]]]
+    """
+    here = (torch.arange(x[0].numel(), device=x.device) == cell).view(x.shape[1:])
+    return torch.where(here, torch.nan, x), torch.where(here, x, torch.nan)
