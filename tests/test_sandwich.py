@@ -25,7 +25,7 @@ from unveil.evidence import sandwich as module
 from unveil.evidence.annealing import Schedule, anneal
 from unveil.evidence.bound import Bound
 from unveil.evidence.bounded import bounded_evidence
-from unveil.evidence.effort import FEWEST_NEAR, Effort
+from unveil.evidence.effort import OTHER_PASSES, Effort
 from unveil.evidence.importance import importance
 from unveil.evidence.quadrature import quadrature
 from unveil.evidence.row_bounds import RowBounds, lower, tangent
@@ -391,13 +391,23 @@ def test_what_some_rows_say_is_carried_over_to_all(copies: int) -> None:
 def test_a_budget_buys_rows_first_and_then_temperatures() -> None:
     effort, model = Effort(), nonlinear_vae(unveil.Bernoulli(9), latents=4)
     per_tile = effort.passes_per_tile
+    scaled = per_tile - OTHER_PASSES
     assert effort._for(model, 2000, 3.5 * per_tile, most_times=1.0).rows == 3 * 256
-    assert effort._for(model, 100, 0.5 * per_tile, most_times=1.0).near == 25
-    assert effort._for(model, 100, 4.0 * per_tile, most_times=16.0).far == 800
+    assert effort._for(model, 100, OTHER_PASSES + 0.5 * scaled, most_times=1.0).near == 25
+    assert effort._for(model, 100, OTHER_PASSES + 4.0 * scaled, most_times=16.0).far == 800
     assert effort._for(model, 100, 4.0 * per_tile, most_times=1.0) == replace(
         effort, rows=100, integrated=0
     )
-    assert effort._for(model, 100, 0.1 * per_tile * FEWEST_NEAR / 50, most_times=1.0).rows == 0
+    assert effort._for(model, 100, float(OTHER_PASSES), most_times=1.0).rows == 0
+
+
+@pytest.mark.parametrize("rows", [1, 256, 257, 5000])
+@pytest.mark.parametrize("passes", [900.0, 1.7e3, 5e3, 4e4, 1e6])
+def test_what_a_budget_buys_takes_no_more_than_the_budget(rows: int, passes: float) -> None:
+    model = nonlinear_vae(unveil.Bernoulli(9), latents=4)
+    bought = Effort()._for(model, rows, passes, most_times=1e9)
+    assert -(-bought.rows // 256) * bought.passes_per_tile <= 1.02 * passes  # whole temperatures
+    assert bought.rows > 0 or passes < 1_700
 
 
 def test_usual_effort_is_a_function_of_the_model_alone() -> None:

@@ -31,8 +31,9 @@ FEWEST_STEPS = 50
 # More than so many times the usual temperatures buy little: the gap is as small as its error.
 MOST_TIMES = 16.0
 # What a step of refining costs in passes, with several starts, of rows trained on as well as new
-# ones; and what the curve of rate and distortion does.
-PASSES_PER_STEP, OTHER_PASSES = 6, 250
+# ones; and what else is done for a tile however little is asked for: comparing what was refined,
+# the curve of rate and distortion, each column from the others, calibration (by time, on digits).
+PASSES_PER_STEP, OTHER_PASSES = 6, 700
 TIMED_PASSES = 5
 # What quadrature costs for a row, in passes over a tile, by the number of latents; and its share.
 PASSES_TO_INTEGRATE = {1: 0.1, 2: 1.0, 3: 30.0}
@@ -106,9 +107,13 @@ class Effort:
     @property
     def passes_per_tile(self) -> int:
         """How often log p(x, z) and its gradient are taken for a tile of rows: on real rows from
-        either start, on simulated ones there and back."""
+        either start, on simulated ones there and back. What is tried again comes on top."""
+        return self._passes_to_anneal_and_climb + OTHER_PASSES
+
+    @property
+    def _passes_to_anneal_and_climb(self) -> int:
         annealing = (3 * self.near + self.far) * self.leapfrog
-        return annealing + PASSES_PER_STEP * self.climb + OTHER_PASSES
+        return annealing + PASSES_PER_STEP * self.climb
 
     def document(self) -> dict[str, Any]:
         """The settings as plain JSON."""
@@ -158,7 +163,9 @@ class Effort:
     ) -> "Effort":
         """What can be done for so many rows with so many passes over a tile."""
         needed, affordable = -(-rows // ROWS_PER_TILE), passes / self.passes_per_tile
-        times = min(affordable / needed, most_times) if affordable >= needed else min(affordable, 1)
+        at_most = most_times if affordable >= needed else 1.0
+        left = passes / max(1, min(needed, int(affordable))) - OTHER_PASSES
+        times = min(left / self._passes_to_anneal_and_climb, at_most)
         near, far = round(self.near * times), round(self.far * times)
         if near < FEWEST_NEAR or far < FEWEST_FAR:
             return replace(self, rows=0)
