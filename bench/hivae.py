@@ -8,7 +8,7 @@ rows and fills what is hidden. The errors are those of Nazábal et al. 2020, mea
 type: of classes the share of wrong ones, of ranks the distance over the number of ranks, of numbers
 the root mean squared error over the range. Behind every other method's stands what ours has less of
 it, with the standard error of that difference over columns. Ours is `unveil.fit` as it comes, told
-which columns are words; the others see numbers standardised and classes one-hot.
+which columns are words; the others see numbers standardised and indicators of classes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CLASS, RANK, NUMBER = "classes", "ranks", "numbers"
 TYPES = {"cat": CLASS, "ord": RANK, "ordinal": RANK}
 Imputer = SimpleImputer | KNNImputer | IterativeImputer
 RIVALS: Mapping[str, Callable[[], Imputer]] = {
-    "mean/mode": SimpleImputer,  # the mean of a class's indicators is largest for the mode
+    "mean/mode": SimpleImputer,  # the mean of indicators is largest for the mode
     "KNN": KNNImputer,
     "ridge": lambda: IterativeImputer(max_iter=20, random_state=0, tol=0.0),
 }
@@ -74,7 +74,8 @@ class Holes:
         for kind, truth, guess, hidden in zip(
             self.types, self.whole.T, filled.T, self.hidden.T, strict=True
         ):
-            span = np.ptp(truth)
+            hidden = hidden & ~np.isnan(truth)
+            span = np.nanmax(truth) - np.nanmin(truth)
             if span == 0 or not hidden.any():
                 continue
             off = guess[hidden] - truth[hidden]
@@ -119,9 +120,16 @@ def _blocks(holes: Holes) -> Iterator[tuple[Table, Callable[[Table], Table]]]:
     for kind, column in zip(holes.types, holes.seen.T, strict=True):
         known = column[~np.isnan(column)]
         if kind == CLASS:
-            classes = np.unique(known)
-            indicators = np.where(np.isnan(column)[:, None], np.nan, column[:, None] == classes)
-            yield indicators, lambda part, classes=classes: classes[part.argmax(axis=1)]
+            # All but one: that would follow from the others, and be filled from them alone.
+            first, *others = np.unique(known)
+            missing = np.isnan(column)[:, None]
+            indicators = np.where(missing, np.nan, column[:, None] == np.array(others))
+
+            def likeliest(part, classes=np.array([first, *others])) -> Table:  # noqa: B008 (frozen)
+                whole = np.column_stack([1 - part.sum(axis=1), part])
+                return classes[whole.argmax(axis=1)]
+
+            yield indicators, likeliest
         else:
             centre, scale = known.mean(), known.std() or 1.0
             nearest = np.round if kind == RANK else np.asarray
