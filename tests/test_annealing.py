@@ -8,6 +8,7 @@ from torch import Tensor
 
 import unveil
 from instances.latents import CONDITIONED_PRIORS, PRIORS
+from instances.likelihoods import LIKELIHOODS, Likelihood
 from oracles import (
     CAUGHT,
     SURELY_WRONG,
@@ -20,6 +21,7 @@ from oracles import (
     normal,
     raw_of,
     seeded,
+    shake,
     z_score,
 )
 from unveil.distributions import DiagonalNormal, draw
@@ -282,6 +284,30 @@ def test_both_starts_are_told_the_covariates(prior):
         Told(vae.q_z_given_x.network),
     )
     assert disagreement(vae, normal(11, 60, 2)) < SURELY_WRONG
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda likelihood: likelihood.name)
+def test_weights_are_unbiased_under_every_likelihood(likelihood: Likelihood):
+    """ŵ/p(x) of simulated rows, each of them once, where one latent leaves p(x) to a plain sum."""
+    family = likelihood.family()
+    vae = nonlinear_vae(family, latents=1, width=5).double()
+    shake(vae, seed=5, sd=0.15)
+    x, _ = simulate(vae, torch.zeros(40, *family.event_shape, dtype=torch.float64))
+    x = x.unique(dim=0)
+    z = torch.arange(-9, 9, 0.01, dtype=torch.float64)[:, None, None].expand(-1, len(x), 1)
+    with torch.no_grad():
+        exact = vae.log_joint(x, z).logsumexp(0) + math.log(0.01)
+    for start in STARTS:
+        schedule = Schedule(
+            start=start, sizes=nodes(1), num_temperatures=4, num_chains=64, num_leapfrog=2
+        )
+        weights = anneal(vae, x, schedule).weights
+        variance = weights.log_mean_variance
+        assert variance is not None
+        off = float((weights.log_mean - exact).expm1().mean())
+        error = math.hypot(float(variance.sum().sqrt()) / len(x), 1e-9)
+        assert abs(off) < SURELY_WRONG * error
+        assert off + 0.1 > SURELY_WRONG * error
 
 
 # ---- rows --------------------------------------------------------------------------------------

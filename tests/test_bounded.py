@@ -162,18 +162,19 @@ def test_the_mean_over_rows_is_bounded_by_all_bets_at_once() -> None:
 
 
 def test_equal_rows_are_bet_on_once() -> None:
-    """One row that counts 30 times is one bet; the mutant takes it for 30 independent ones."""
-    delta, times, truth = 0.1, 30, math.log(0.1)
+    """One row that counts 300 times is one bet; the mutant takes it for 300 independent ones."""
+    delta, times, truth, repeats = 0.002, 300, math.log(0.5), 40
     once, mutant = [], []
-    for repeat in range(8):
-        log_w = coins(1, 300, 0.1, seed=2000 + repeat)
+    for repeat in range(repeats):
+        log_w = coins(1, 20, 0.5, seed=2000 + repeat)
         bets = Bets.none(torch.zeros(1).double()).and_those_of(log_w)
         once.append(bets.mean_upper(torch.tensor([float(times)]).double(), delta))
         many = Bets.none(torch.zeros(times).double()).and_those_of(log_w.expand(-1, times))
         mutant.append(many.mean_upper(torch.ones(times).double(), delta))
         assert once[-1] == pytest.approx(float(bets.upper(delta)), abs=1e-5)
-    assert sum(value < truth for value in once) <= 4
-    assert np.mean(mutant) < np.mean(once) - 0.1
+    none = torch.full((repeats,), -math.inf).double()
+    assert miscoverage(none, torch.tensor(once).double(), truth, delta) < SURELY_WRONG
+    assert miscoverage(none, torch.tensor(mutant).double(), truth, delta) > CAUGHT
 
 
 # ---- a posterior with two modes, q on one ------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 
 from oracles import CAUGHT, SURELY_WRONG, chi_square_z, normal, z_score
 from unveil.check import run
+from unveil.check.conjugate import counts
 from unveil.check.lines import Between, Estimate, Identity, Line, Verdict
 from unveil.check.models import (
     CELLS,
@@ -80,6 +81,10 @@ def with_two_modes(seed: int) -> Iterator[Line]:
 
 def discrete(seed: int) -> Iterator[Line]:
     return run._discrete("m", seed)
+
+
+def conjugates(seed: int) -> Iterator[Line]:
+    return run._conjugate("m", *counts(), seed)
 
 
 def of_known_weights(seed: int) -> Iterator[Line]:
@@ -156,6 +161,10 @@ def moved_inside(grid):
     return replace(grid, log_evidence=grid.log_evidence + 1e-3)
 
 
+def moved_far_inside(grid):
+    return replace(grid, log_evidence=grid.log_evidence + 1e-2)
+
+
 def raised(certificate):
     lower = certificate.lower
     return replace(certificate, lower=replace(lower, value=lower.value + 0.1))
@@ -166,6 +175,9 @@ MUTANTS: list[tuple[str, Callable[[Any], Any], Callable[[int], Iterator[Line]]]]
     ("importance", not_divided_by_k, discrete),
     ("importance", not_divided_by_k, of_known_weights),
     ("importance", with_the_mean_for_a_bet, of_known_weights),
+    ("importance", not_divided_by_k, conjugates),
+    ("anneal", with_a_lost_tenth, conjugates),
+    ("quadrature", moved_far_inside, conjugates),
     ("certified", without_its_slack, of_known_weights),
     ("exact_evidence", moved, by_draws),
     ("exact_evidence", moved, discrete),

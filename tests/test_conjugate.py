@@ -10,15 +10,16 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import unveil
-from oracles import a_linear_gaussian, linear_vae, normal, seeded
-from unveil.distributions import Plain
+from oracles import SURELY_WRONG, a_linear_gaussian, linear_vae, normal, seeded, z_score
+from unveil.check.conjugate import Conjugate, EveryCell, LogGamma, LogitBeta
+from unveil.distributions import draw
 from unveil.families import Conditional, Family
 from unveil.likelihoods.counts import Poisson
-from unveil.priors.base import Prior
 
 
 class Free(nn.Module):
@@ -100,69 +101,11 @@ def test_a_full_covariance_closes_the_gap_that_a_diagonal_one_leaves() -> None:
 
 # ---- conjugate pairs on a line -----------------------------------------------------------------
 
-
-class _OnALine(Plain):
-    """A density of one latent, given as a function of it."""
-
-    def __init__(self, log_density) -> None:
-        self._log_density = log_density
-        super().__init__(torch.Size([]), torch.Size([1]), validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self._log_density(value[..., 0])
+# So little of a prior's weight that posteriors are far from normal.
+A, B = 1.0, 2.0
 
 
-def log_beta(a: Tensor, b: Tensor) -> Tensor:
-    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-
-
-A, B = torch.tensor(1.0).double(), torch.tensor(2.0).double()
-
-
-class LogitBeta(Prior):
-    """sigmoid(z) ~ Beta(a, b): log p(z) = a log σ(z) + b log σ(−z) − log B(a, b)."""
-
-    num_latents = 1
-
-    def forward(self, given=None) -> _OnALine:
-        sigma = nn.functional.logsigmoid
-        return _OnALine(lambda z: A * sigma(z) + B * sigma(-z) - log_beta(A, B))
-
-
-class LogGamma(Prior):
-    """exp(z) ~ Gamma(a, rate b): log p(z) = a z − b eᶻ + a log b − log Γ(a)."""
-
-    num_latents = 1
-
-    def forward(self, given=None) -> _OnALine:
-        return _OnALine(lambda z: A * z - B * z.exp() + A * B.log() - torch.lgamma(A))
-
-
-class Same(nn.Module):
-    """Every cell's parameter is z itself."""
-
-    def __init__(self, cells: int) -> None:
-        super().__init__()
-        self.cells = cells
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z.expand(*z.shape[:-1], self.cells)
-
-
-def beta_bernoulli(x: Tensor) -> Tensor:
-    """log p(x) = log B(a + Σ x, b + n − Σ x) − log B(a, b)."""
-    ones, cells = x.sum(-1), x.shape[-1]
-    return log_beta(A + ones, B + cells - ones) - log_beta(A, B)
-
-
-def gamma_poisson(x: Tensor) -> Tensor:
-    """log p(x) = log Γ(a + Σ x)/Γ(a) + a log b − (a + Σ x) log(b + n) − Σ log x!."""
-    total, cells = x.sum(-1), x.shape[-1]
-    ratio = torch.lgamma(A + total) - torch.lgamma(A)
-    return ratio + A * B.log() - (A + total) * (B + cells).log() - torch.lgamma(x + 1).sum(-1)
-
-
-def gaps(prior: Prior, likelihood: Family, x: Tensor, log_evidence: Tensor) -> dict[str, Tensor]:
+def gaps(prior: Conjugate, likelihood: Family, x: Tensor) -> dict[str, Tensor]:
     """What is left between evidence and ELBO after training, by family, nats per row."""
     families = {
         "flow": unveil.FlowPosterior(1, context=4, width=16, transforms=1, generator=seeded(0)),
@@ -172,14 +115,27 @@ def gaps(prior: Prior, likelihood: Family, x: Tensor, log_evidence: Tensor) -> d
     for name, family in families.items():
         vae = unveil.VAE(
             prior=prior,
-            likelihood=Conditional(Same(x.shape[-1]), likelihood),
+            likelihood=Conditional(EveryCell(x.shape[-1]), likelihood),
             posterior=Conditional(nn.Identity(), family),
         )
         vae = freed(vae, family, len(x))
         trained(vae, x, on_a_line(0.05))
         with torch.no_grad():
-            left[name] = log_evidence - on_a_line(0.003).elbo(vae, x)
+            left[name] = prior.log_evidence(x) - on_a_line(0.003).elbo(vae, x)
     return left
+
+
+@pytest.mark.parametrize("prior", [LogitBeta(A, B), LogGamma(A, B)], ids=["beta", "gamma"])
+def test_the_oracles_draws_and_moments_are_those_of_its_density(prior: Conjugate) -> None:
+    nothing = torch.zeros(1, 0).double()
+    mean, variance = prior.moments(nothing)
+    z = draw(prior(), (20_000,), seeded(0))[:, 0]
+    assert abs(z_score(z, float(mean))) < SURELY_WRONG
+    assert abs(z_score((z - mean).square(), float(variance))) < SURELY_WRONG
+    line = torch.arange(-40, 12, 1e-3, dtype=torch.float64)
+    p = prior().log_prob(line[:, None]).exp() * 1e-3
+    torch.testing.assert_close((p * line).sum(), mean[0])
+    torch.testing.assert_close((p * (line - mean).square()).sum(), variance[0])
 
 
 def test_the_oracles_evidence_is_that_of_quadrature() -> None:
@@ -188,17 +144,18 @@ def test_the_oracles_evidence_is_that_of_quadrature() -> None:
         torch.tensor([[0.0, 1.0, 1.0]]).double(),
         torch.tensor([[0.0, 3.0, 1.0]]).double(),
     )
-    for prior, likelihood, x, exact in (
-        (LogitBeta(), unveil.Bernoulli(3), ones, beta_bernoulli(ones)),
-        (LogGamma(), Poisson(3), counts, gamma_poisson(counts)),
+    for prior, likelihood, x in (
+        (LogitBeta(A, B), unveil.Bernoulli(3), ones),
+        (LogGamma(A, B), Poisson(3), counts),
     ):
         log_joint = prior().log_prob(z) + likelihood(z.expand(-1, 1, 3)).log_prob(x)
-        torch.testing.assert_close(log_joint.logsumexp(0) + math.log(1e-3), exact)
+        log_p = log_joint.logsumexp(0) + math.log(1e-3)
+        torch.testing.assert_close(log_p, prior.log_evidence(x))
 
 
 def test_a_flow_closes_the_gap_of_beta_and_bernoulli() -> None:
     x = (torch.arange(4)[None] < torch.tensor([0, 1, 4])[:, None]).double()
-    left = gaps(LogitBeta(), unveil.Bernoulli(4), x, beta_bernoulli(x))
+    left = gaps(LogitBeta(A, B), unveil.Bernoulli(4), x)
     assert ((left["flow"] > -1e-6) & (left["flow"] < 0.005)).all()
     assert (left["diagonal"] > 0.01).all()
     assert left["diagonal"].max() > 0.04
@@ -206,7 +163,7 @@ def test_a_flow_closes_the_gap_of_beta_and_bernoulli() -> None:
 
 def test_a_flow_closes_the_gap_of_gamma_and_poisson() -> None:
     x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 1.0]]).double()
-    left = gaps(LogGamma(), Poisson(2), x, gamma_poisson(x))
+    left = gaps(LogGamma(A, B), Poisson(2), x)
     assert ((left["flow"] > -1e-6) & (left["flow"] < 0.005)).all()
     assert (left["diagonal"] > 0.01).all()
     assert left["diagonal"].max() > 0.04

@@ -146,6 +146,7 @@ def test_what_contradicts_a_replay_is_refused(folder: Path, tmp_path: Path, caps
     torn.write_text(json.dumps({"settings": {**SMALL.document(), "near": -5, "seed": 0}}))
     for options, sentence in (
         (["--replay", str(none), "--draws", "3"], "expected --replay without --draws"),
+        (["--replay", str(none), "--seed", "0"], "expected --replay without --draws"),
         (["--replay", str(none)], "its settings are not there"),
         (["--replay", str(torn)], "expected at least 1 temperature from q(z|x), but -5 came"),
         (["--budget", "inf"], "expected a budget above 0 seconds, but inf came"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from unveil.check import conjugate
 from unveil.check.lines import Between, Estimate, Identity, Line, Verdict
 from unveil.check.models import (
     CELLS,
@@ -67,6 +68,8 @@ def self_test(seed: int = 0) -> Iterator[Line]:
     yield from _taken_apart("rotated W, poor q", rotated(), seed)
     yield from _with_two_modes("two modes, q sees one", seed)
     yield from _discrete("one of three", seed)
+    yield from _conjugate("Beta and Bernoulli", *conjugate.switches(), seed)
+    yield from _conjugate("Gamma and Poisson", *conjugate.counts(), seed)
     yield from _of_known_weights("log-normal weights", seed)
     yield from _calibrated("orthogonal W", factorising(), seed)
 
@@ -206,6 +209,15 @@ def _discrete(name: str, seed: int) -> Iterator[Line]:
     yield _within(name, "log p(x) by bounded weights", exact, found.mean_lower, found.mean_upper)
 
 
+def _conjugate(name: str, vae: VAE, x: Rows, exact: PerRow, seed: int) -> Iterator[Line]:
+    """log p(x) where p(z|x) is no normal, by a normal q."""
+    yield _by_importance(name, vae, x, exact, seed)
+    yield _by_quadrature(name, vae, x, exact)
+    near = _schedule(vae, x, FromPosterior(), NEAR, seed)
+    found = anneal(vae, x, near, seed=seed)
+    yield _by(name, lower(near.start.method, found.weights, {}), x, exact)
+
+
 def _of_known_weights(name: str, seed: int) -> Iterator[Line]:
     """Weights w with E w = 1, whose tails are heavy: their mean, and what is certified by it."""
     model = LogNormalWeights(SPREAD)
@@ -311,10 +323,16 @@ def _between(model: str, quantity: str, exact: float, found: Sides) -> Between:
 
 
 def _schedules(model: LatentVariableModel, x: Rows, seed: int) -> Schedules:
-    """Annealing from q(z|x) and from p(z), with moves of sizes that suit the model."""
+    """Annealing from q(z|x) and from p(z)."""
+    return Schedules(
+        near=_schedule(model, x, FromPosterior(), NEAR, seed),
+        far=_schedule(model, x, FromPrior(), FAR, seed),
+    )
 
-    def schedule(start: Start, num_temperatures: int) -> Schedule:
-        sizes = tune(model, start, x, seed=seed)
-        return Schedule(start=start, sizes=sizes, num_temperatures=num_temperatures)
 
-    return Schedules(near=schedule(FromPosterior(), NEAR), far=schedule(FromPrior(), FAR))
+def _schedule(
+    model: LatentVariableModel, x: Rows, start: Start, num_temperatures: int, seed: int
+) -> Schedule:
+    """Annealing with moves of sizes that suit the model."""
+    sizes = tune(model, start, x, seed=seed)
+    return Schedule(start=start, sizes=sizes, num_temperatures=num_temperatures)

@@ -13,10 +13,17 @@ from cyclopts import Parameter
 class Common:
     """Options of every verb."""
 
-    seed: Annotated[int, Parameter(help="Seed of all randomness.")] = 0
+    named_seed: Annotated[
+        int | None, Parameter(name="--seed", help="Seed of all randomness; 0 unless named.")
+    ] = None
     device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto"
     quiet: Annotated[bool, Parameter(negative=(), help="Print nothing but errors.")] = False
     json: Annotated[Path | None, Parameter(help="Write what was printed as JSON here.")] = None
+
+    @property
+    def seed(self) -> int:
+        """The seed that was named, or 0."""
+        return self.named_seed or 0
 
     def finish(self, document: dict[str, Any]) -> None:
         """Write the answer as JSON where it was asked for."""

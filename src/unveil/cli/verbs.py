@@ -58,7 +58,7 @@ def evaluate(
 
     effort, seed = None, common.seed
     if replay is not None:
-        _require_alone(draws, budget, delta)
+        _require_alone(draws, budget, delta, common.named_seed)
         effort, seed = _settings_of(replay)
     fitted = _open(model, common)
     if figure is not None:
@@ -105,8 +105,8 @@ def _require_alone(*others: object) -> None:
 
     if any(other is not None for other in others):
         raise InputError(
-            "expected --replay without --draws, --budget or --delta, whose values it takes from "
-            "the file, but one of them came as well; leave it out"
+            "expected --replay without --draws, --budget, --delta or --seed, whose values it takes "
+            "from the file, but one of them came as well; leave it out"
         )
 
 
