@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+import unveil
+
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*GUIDES, *ROOT.glob("README.md")]
@@ -156,3 +158,8 @@ def test_rounding_passes_and_names_last_to_the_end_of_the_page() -> None:
         "```python\nx = 100.0\n```\n```python\n>>> y = x + 1.5\n>>> y, 'a'\n(101.4, 'a')\n\n```\n"
     )
     assert failures(page, "page") == ""
+
+
+def test_the_contract_lists_every_public_name() -> None:
+    contract = (ROOT / "docs" / "contract.md").read_text()
+    assert [name for name in unveil.__all__ if name[0] != "_" and f"`{name}`" not in contract] == []

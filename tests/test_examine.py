@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 import unveil
 from unveil import evaluation
+from unveil.cli.common import Common
 from unveil.cli.main import run
 from unveil.cli.screen import show_evaluation
 from unveil.diagnostics.calibration import calibrate
@@ -90,7 +91,7 @@ def test_every_kind_of_model_and_rows_is_examined(case: str, fitted_to: Fits, ca
     found = fitted_to(data, asked).evaluate(rows, effort=SMALL)
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert Evaluation.from_document(document).document() == found.document()
-    show_evaluation(found, quiet=False)
+    show_evaluation(found, Common())
     said = capsys.readouterr().out
     assert "on simulated rows" in said
     assert found.lower.guarantee in ("exact", "numerical", "certified")

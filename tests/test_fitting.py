@@ -57,6 +57,16 @@ def test_a_saved_model_answers_as_the_fitted_one(fitted: unveil.Fitted, tmp_path
     assert repr(loaded) == repr(fitted)
 
 
+def test_a_model_that_is_saved_again_says_still_what_it_was_fitted_by(
+    fitted: unveil.Fitted, tmp_path
+) -> None:
+    elsewhere = {"unveil": "0.0.1", "torch": "1.0", "threads": 99}
+    replace(fitted, made_by=elsewhere).save(tmp_path / "once")
+    load(tmp_path / "once").save(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "model.json").read_text())
+    assert {name: again[name] for name in elsewhere} == elsewhere
+
+
 def test_the_saved_folder_is_what_the_contract_says(fitted: unveil.Fitted, tmp_path) -> None:
     fitted.save(tmp_path / "m")
     written = {path.name for path in (tmp_path / "m").iterdir()}

@@ -453,6 +453,7 @@ def test_pictures_keep_figures_and_no_rows(tmp_path: Path) -> None:
     [
         ({"kind": "density"}, "expected the kind of score to be one of evidence, reconstruction"),
         ({"draws": 0}, "expected at least 1 draw per row, but 0 came"),
+        ({"top": 3}, "expected --top, of how many rows odd cells are named, beside --why"),
         ({"why": True, "top": 0}, "expected at least 1 row to explain, but 0 came"),
     ],
 )

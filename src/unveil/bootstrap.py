@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unveil.data.encode import among
 from unveil.errors import InputError
 from unveil.feed import digests_of
 from unveil.fitted import Fitted
@@ -57,7 +58,7 @@ def bootstrapped(
     rows = fitted.rows(data, unseen)
     places = _fitted_places(fitted, digests_of(rows, fitted.covariates))
     found = fitted.imputation(rows, intervals=intervals, unseen=unseen, shift=shift, seed=seed)
-    x, given = fitted.tensor(rows), fitted.given(rows)
+    x, given = fitted.tensors(rows)
     tables = []
     for number in range(models):
         randomness = generator(seed, "bootstrap", number)
@@ -77,12 +78,12 @@ def _fitted_places(fitted: Fitted, keys: np.ndarray) -> np.ndarray:
     seen = np.concatenate(
         [fitted.train_digests, fitted.held_out_digests, fitted.calibration_digests]
     )
-    known, there = ({tuple(key) for key in each.tolist()} for each in (seen, keys))
-    absent = len(known - there)
+    known = np.unique(seen, axis=0)
+    absent = int((~among(known, keys)).sum())
     if absent:
         raise InputError(
             f"expected the table that the model was fitted to, whose rows are resampled, but "
             f"{absent} of its {len(known)} different rows are not among those that came; give "
             "all of it, with new rows below, or draw by the fitted model with --draws"
         )
-    return np.flatnonzero([tuple(key) in known for key in keys.tolist()])
+    return among(keys, seen).nonzero()[0]

@@ -111,7 +111,7 @@ class _VAEScorer(_VAEEstimator, ABC):
         cannot take, such as words never seen.
         """
         table = self._read(X)
-        x, given = self.fitted_.tensor(table), self.fitted_.given(table)
+        x, given = self.fitted_.tensors(table)
         found = importance(self.fitted_.vae, x, num_samples=DRAWS, given=given)
         return found.log_evidence.numpy()
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
@@ -27,7 +26,7 @@ from unveil.conditional import (
 )
 from unveil.data.admit import fits
 from unveil.data.covariates import Covariates
-from unveil.data.encode import decode
+from unveil.data.encode import among, decode
 from unveil.data.frames import as_it_came, measured
 from unveil.data.read import Rows, listed, read_again
 from unveil.data.schema import Schema
@@ -49,7 +48,7 @@ from unveil.scoring.densities import DRAWS as DRAWS_OF_SCORE
 from unveil.scoring.kinds import EVIDENCE, KINDS
 from unveil.scoring.odd import odd_cells, require_table
 from unveil.scoring.rows import MOST_WEIGHED, Scores, score_rows
-from unveil.settings import Settings
+from unveil.settings import Settings, made_here
 from unveil.storage import (
     manifest,
     read_document,
@@ -116,6 +115,7 @@ class Fitted:
     history: History
     evaluation: Evaluation
     ending: str
+    made_by: Mapping[str, Any]
     device: torch.device
 
     def __repr__(self) -> str:
@@ -142,14 +142,18 @@ class Fitted:
     def tensor(self, data: Any) -> Tensor:
         """Rows in model units, float32 (row, *event); grey levels read as probabilities are drawn
         once, as a function of the model's seed and of the row."""
-        return self._seen(self.rows(data))[0]
+        return self.tensors(data)[0]
 
     def given(self, data: Any) -> Tensor | None:
         """The rows' covariates as the model sees them, (row, covariate); None without any.
 
         Raises InputError for a covariate that is missing, or that the model has never seen.
         """
-        return self._seen(self.rows(data))[1]
+        return to_given(self.covariates, self.rows(data), self.device)
+
+    def tensors(self, data: Any) -> tuple[Tensor, Tensor | None]:
+        """Rows as ``tensor`` and as ``given`` has them, read once."""
+        return self._seen(self.rows(data))
 
     def _seen(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """What the model sees of rows."""
@@ -222,20 +226,20 @@ class Fitted:
         >>> fitted.infer(np.zeros((2, 3))).draw(100).shape
         torch.Size([100, 2, 1])
         """
-        x, given = self._seen(self.rows(data))
+        x, given = self.tensors(data)
         return Inference(self.vae, x, given, self.sizes)
 
     def _rows_trained_on(self, rows: Rows, keys: NDArray[np.uint64]) -> Rows | None:
         """Those of the rows, which ``keys`` tell apart, that the model was trained on, so many at
         most as are looked at."""
-        (seen,) = _among(keys, self.train_digests).nonzero()
+        (seen,) = among(keys, self.train_digests).nonzero()
         few = seen[np.lexsort(keys[seen].T[::-1])][:ROWS_PER_TILE]
         return rows.take(few) if len(few) > 1 else None
 
     def _rows_to_judge(self, rows: Rows, keys: NDArray[np.uint64]) -> tuple[Rows, str]:
         """The rows that a fair number may use, and what to call them."""
         trained, chose, calibrated = (
-            _among(keys, seen)
+            among(keys, seen)
             for seen in (self.train_digests, self.held_out_digests, self.calibration_digests)
         )
         new = ~(trained | chose | calibrated)
@@ -265,7 +269,8 @@ class Fitted:
     def reconstructed(self, data: Any) -> Rows:
         """The rows that ``reconstruct`` makes, their labels and covariates beside."""
         rows = self.rows(data)
-        values = self._expected(self._moments(rows)[0], self._seen(rows)[1])
+        given = to_given(self.covariates, rows, self.device)
+        values = self._expected(self._moments(rows)[0], given)
         return measured(self.schema, values, rows.labels, rows.given)
 
     def decode(self, z: Any, *, given: Mapping[str, Any] | None = None) -> Any:
@@ -314,8 +319,8 @@ class Fitted:
 
         ``kind`` is what is compared: evidence, reconstruction or typicality. With ``why`` the odd
         cells of each row are named, or of the ``top`` most unusual rows alone; that is a heuristic.
-        Raises InputError for an unknown kind, for draws or top below 1, and for ``why`` of rows
-        that are no table.
+        Raises InputError for an unknown kind, for draws or top below 1, for ``top`` without
+        ``why``, and for ``why`` of rows that are no table.
 
         >>> import unveil
         >>> table = np.random.default_rng(0).normal(size=(400, 3))
@@ -326,6 +331,11 @@ class Fitted:
         """
         if top is not None and top < 1:
             raise InputError(f"expected at least 1 row to explain, but {top} came; give more")
+        if top is not None and not why:
+            raise InputError(
+                "expected --top, of how many rows odd cells are named, beside --why, but it came "
+                "alone; ask why as well, or leave it out"
+            )
         if why:
             require_table(self.schema)
         rows = self.rows(data)
@@ -335,7 +345,7 @@ class Fitted:
             self.vae, x, self.calibration, given=given, kind=kind, num_samples=draws,
             most_weighed=most_weighed, seed=seed, on_part=lambda part: on_part(share * part),
         )  # fmt: skip
-        trained = int(_among(digests_of(rows, self.covariates), self.train_digests).sum())
+        trained = int(among(digests_of(rows, self.covariates), self.train_digests).sum())
         if trained:
             told = f"{trained} rows were trained on: their p-values are too large"
             scores = replace(scores, notes=(*scores.notes, told))
@@ -542,7 +552,8 @@ class Fitted:
         _require_rows(len(rows))
         randomness = generator(seed, "sample", device=self.device)
         means, draws = [], []
-        for likelihood in self._made(len(rows), self._seen(rows)[1], randomness):
+        given = to_given(self.covariates, rows, self.device)
+        for likelihood in self._made(len(rows), given, randomness):
             means.append(likelihood.mean)
             draws.append(draw(likelihood, (), randomness))
         return self._decode(torch.cat(means)), self._decode(torch.cat(draws))
@@ -577,7 +588,7 @@ class Fitted:
                 f"real ones have many; leave the report out"
             )
         rows = self.rows(data)
-        trained = _among(digests_of(rows, self.covariates), self.train_digests)
+        trained = among(digests_of(rows, self.covariates), self.train_digests)
         sides = trial(
             self.schema, rows.take(trained), rows.take(~trained), self.rows(drawn), seed=seed
         )
@@ -638,7 +649,7 @@ class Fitted:
         if steps < 2:
             raise InputError(f"expected at least 2 steps, but {steps} came; give more")
         both = rows.take([start, end])
-        ends, c = self._moments(both)[0], self._seen(both)[1]
+        ends, c = self._moments(both)[0], to_given(self.covariates, both, self.device)
         between = (
             None
             if c is None
@@ -690,11 +701,10 @@ class Fitted:
         write_tensors(folder / "annealing.safetensors", self.sizes.tensors())
         write_lines(folder / "history.jsonl", self.history)
         write_document(folder / "evaluation.json", self.evaluation.document())
-        facts = {"unveil": version("unveil"), "torch": torch.__version__, "ending": self.ending}
+        facts = {**self.made_by, "ending": self.ending}
         document = {
             "format_version": FORMAT_VERSION,
             **facts,
-            "threads": torch.get_num_threads(),
             "settings": self.settings.document(),
             "sha256": manifest(folder, MODEL_FILES),
         }
@@ -711,17 +721,11 @@ def _require_rows(n: int) -> None:
         raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
 
 
-def _among(keys: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which rows' digests are among those that were seen."""
-    known = {tuple(key) for key in seen.tolist()}
-    return np.array([tuple(key) in known for key in keys.tolist()], bool)
-
-
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Fitted:
     """The model that was saved in a folder, its files verified against their checksums.
 
     Raises InputError for a folder that is no model, was altered or is incomplete, or was written
-    by a newer unveil.
+    by an unveil of another format.
     """
     folder = Path(folder)
     recover(folder)
@@ -785,5 +789,6 @@ def _read(folder: Path, document: dict[str, Any], device: torch.device) -> Fitte
         history=read_lines(folder / "history.jsonl"),
         evaluation=Evaluation.from_document(read_document(folder / "evaluation.json")),
         ending=document["ending"],
+        made_by={name: document[name] for name in made_here()},
         device=device,
     )

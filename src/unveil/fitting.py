@@ -47,7 +47,7 @@ from unveil.scoring.calibration import (
     KeptRows,
 )
 from unveil.scoring.densities import DRAWS
-from unveil.settings import Settings
+from unveil.settings import Settings, made_here
 from unveil.storage import Checkpoints, read_document, write_document
 from unveil.training import CLOCKED_STEPS, Progress, Trained, train
 from unveil.units import posterior_moments
@@ -279,6 +279,7 @@ def finish(planned: Plan, vae: VAE, trained: Trained) -> Fitted:
         history=trained.history,
         evaluation=evaluation,
         ending=str(trained.ending),
+        made_by=made_here(),
         device=_device(vae),
     )
 

@@ -28,7 +28,6 @@ from unveil.objectives.base import require_count
 from unveil.refining import Refined, refine
 from unveil.shapes import Given, Latents, PerRow, PerUnit, Rows
 from unveil.tiles import (
-    ROWS_PER_TILE,
     RowsAlike,
     Tile,
     chunks,
@@ -297,10 +296,9 @@ class Inference:
 
     def __repr__(self) -> str:
         rows, some = len(self.x), self.khat
-        judged = "" if rows <= ROWS_PER_TILE else f", of the first {ROWS_PER_TILE}"
         lines = [
             f"p(z|x) of {rows} row{'s' * (rows > 1)}, {self.model.num_latents} latents",
-            f"k̂ of q(z|x): {_range(some)}{judged}",
+            f"k̂ of q(z|x): {_range(some)}",
             *(khat_warnings(some) or [_fine(some)]),
         ]
         return "\n".join(lines)

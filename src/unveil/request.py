@@ -27,8 +27,8 @@ class Request:
     likelihood: str | None = None
     """What a cell may be: auto, bernoulli, gaussian, student_t, discretized_logistic,
     discretized_logistic_mixture, poisson, negative_binomial, zero_inflated_poisson,
-    zero_inflated_negative_binomial, log_normal, von_mises, continuous_bernoulli, categorical or
-    ordinal [default: auto:scale=cell, a spread of its own for each cell]."""
+    zero_inflated_negative_binomial, log_normal, spiked_log_normal, von_mises, continuous_bernoulli,
+    categorical or ordinal [default: auto, as suits each column]."""
     prior: str | None = None
     """standard, mixture, aggregate, vamp, flow or conditioned [default: standard]."""
     posterior: str | None = None

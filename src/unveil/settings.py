@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from typing import Any, final
 
 import torch
@@ -71,6 +72,19 @@ class Settings:
                 f"{name} was {theirs} and {ours} came; give the same again, or start afresh "
                 "with --overwrite"
             )
+
+
+def made_here() -> dict[str, Any]:
+    """The versions and the number of threads that a model is fitted by; both may move a digit.
+
+    >>> list(made_here())
+    ['unveil', 'torch', 'threads']
+    """
+    return {
+        "unveil": version("unveil"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _differing(ours: Any, theirs: Any, names: tuple[str, ...] | None = None) -> list[Any]:

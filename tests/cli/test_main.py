@@ -146,7 +146,7 @@ def test_check_is_right_and_says_so(tmp_path: Path, monkeypatch, capsys) -> None
     assert run(["check", "--json", str(out)]) == 0
     document = json.loads(out.read_text())
     assert document["right"] is True
-    assert len(document["lines"]) == 36
+    assert len(document["lines"]) == 42
     assert all(line["holds"] and line["model"] for line in document["lines"])
     assert "WRONG" not in capsys.readouterr().out
 

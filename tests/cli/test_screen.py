@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from unveil.cli.common import Common
 from unveil.cli.screen import MOST_BARS, bars, show_evaluation
 from unveil.evaluation import Evaluation
 from unveil.evidence.bound import Bound
@@ -46,7 +47,7 @@ FOUND: dict[str, Any] = {
 
 def screen(capsys: pytest.CaptureFixture[str], **changed: Any) -> list[str]:
     """The lines of the screen, each with single blanks."""
-    show_evaluation(Evaluation(**{**FOUND, **changed}), quiet=False)
+    show_evaluation(Evaluation(**{**FOUND, **changed}), Common())
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 

@@ -1,10 +1,12 @@
 """What every verb takes, and what every verb does with its answer."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, final
 
 from cyclopts import Parameter
+from rich.console import Console
 
 
 @final
@@ -24,6 +26,21 @@ class Common:
     def seed(self) -> int:
         """The seed that was named, or 0."""
         return self.named_seed or 0
+
+    @property
+    def screen(self) -> Console:
+        """Where tables go; it shows nothing when quiet."""
+        return Console(highlight=False, quiet=self.quiet)
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence, unless asked to be quiet."""
+        if not self.quiet:
+            print(sentence, flush=True)
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning where errors go, unless asked to be quiet."""
+        if not self.quiet:
+            print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
     def finish(self, document: dict[str, Any]) -> None:
         """Write the answer as JSON where it was asked for."""

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoint"
 # Stands beside the training states of a run until its model is written.
 UNFINISHED = "unfinished"
-# All that a model folder holds; a folder with anything else in it is somebody's.
-OURS = {
-    "model.safetensors", "schema.json", "rows.safetensors", "baselines.safetensors",
-    "calibration.safetensors", "annealing.safetensors", "model.json", "history.jsonl",
-    "evaluation.json", "README.md", "figures", CHECKPOINTS,
-}  # fmt: skip
-INTERRUPTED = 130
 MOST_ROWS_DRAWN = 2_000
 PICTURES = 40
 
@@ -39,9 +32,9 @@ def fit(
     resume: Annotated[bool, Parameter(negative=(), help="Go on where a run stopped.")] = False,
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace the model there.")] = False,
     common: Common = Common(),  # noqa: B008 (frozen)
-) -> int:
+) -> None:
     """Fit a variational autoencoder to rows of data, and say how good it is."""
-    from unveil.cli.screen import say, show_columns, show_evaluation, training_line, warn
+    from unveil.cli.screen import show_columns, show_evaluation, training_line
     from unveil.fitting import finish, plan, train_planned
     from unveil.imputation.intervals import TOLD_LEVEL
     from unveil.storage import recover
@@ -52,18 +45,18 @@ def fit(
     _require_free(output, resume, overwrite)
     planned = plan(data, asked, seed=common.seed, device=common.device)
     if resume and (finished := _finished(output, planned)) is not None:
-        say(f"{output} is finished already; nothing to do", common.quiet)
-        show_evaluation(finished.evaluation, common.quiet)
+        common.say(f"{output} is finished already; nothing to do")
+        show_evaluation(finished.evaluation, common)
         common.finish(finished.evaluation.document())
-        return 0
-    _begin(output / CHECKPOINTS, afresh=not resume)
-    say(_summary(planned), common.quiet)
+        return
+    common.say(_summary(planned))
     likelihood = planned.settings.architecture.likelihood
-    show_columns(planned.schema, planned.rows, likelihood, common.quiet)
+    show_columns(planned.schema, planned.rows, likelihood, common)
     for note in planned.notes:
-        say(f"note: {note}", common.quiet)
+        common.say(f"note: {note}")
     dims = planned.schema.dims if planned.schema.has_masses_only else None
-    with _stop_signals() as should_stop, training_line(dims, common.quiet) as on_progress:
+    with _stop_signals() as should_stop, training_line(dims, common) as on_progress:
+        _begin(output / CHECKPOINTS, afresh=not resume)
         planned, vae, trained = train_planned(
             planned,
             device=common.device,
@@ -73,28 +66,27 @@ def fit(
         )
     if trained.ending is Ending.INTERRUPTED:
         instead = " in place of --overwrite" if overwrite else ""
-        warn(
+        raise KeyboardInterrupt(
             f"stopped and saved in {output}; the same command with --resume{instead} goes on from "
-            "here",
-            quiet=False,
+            "here"
         )
-        return INTERRUPTED
     fitted = finish(planned, vae, trained)
     _write(fitted, planned, output)
     seconds = fitted.history[-1]["seconds"] if fitted.history else 0.0
-    say(f"{fitted.ending} after {seconds:.0f} s of training", common.quiet)
-    show_evaluation(fitted.evaluation, common.quiet)
+    common.say(f"{fitted.ending} after {seconds:.0f} s of training")
+    show_evaluation(fitted.evaluation, common)
     if fitted.intervals.says(TOLD_LEVEL):
-        say(fitted.intervals.sentence(TOLD_LEVEL), common.quiet)
-    say(f"the model is in {output}, its pictures in {output / 'figures'}", common.quiet)
+        common.say(fitted.intervals.sentence(TOLD_LEVEL))
+    common.say(f"the model is in {output}, its pictures in {output / 'figures'}")
     common.finish(fitted.evaluation.document())
-    return 0
 
 
 def _require_free(output: Path, resume: bool, overwrite: bool) -> None:
     """Raises InputError unless the folder is new, empty, or a model that may be gone on with."""
     from unveil.data.read import listed
     from unveil.errors import InputError
+    from unveil.fitted import MODEL_FILES
+    from unveil.fitting import SETTINGS
 
     if resume and overwrite:
         raise InputError(
@@ -106,11 +98,13 @@ def _require_free(output: Path, resume: bool, overwrite: bool) -> None:
     if not output.is_dir() or not any(output.iterdir()):
         return
     names = {path.name for path in output.iterdir()}
-    begun = (output / CHECKPOINTS / "settings.json").is_file()
-    if not (names <= OURS and (begun or "model.json" in names)):
+    # A folder with anything else in it is somebody's.
+    ours = {*MODEL_FILES, "model.json", "README.md", "figures", CHECKPOINTS}
+    begun = (output / CHECKPOINTS / SETTINGS).is_file()
+    if not (names <= ours and (begun or "model.json" in names)):
         raise InputError(
             f"expected a new folder or a model in {output}, but it holds something else "
-            f"({listed(sorted(names - OURS or names), most=3)}); name another folder"
+            f"({listed(sorted(names - ours or names), most=3)}); name another folder"
         )
     if not (resume or overwrite):
         raise InputError(

@@ -19,6 +19,8 @@ def make_app() -> App:
         name="unveil",
         version=partial(version, "unveil"),
         help="Unveil the hidden structure behind data, and know how far to trust it.",
+        # So that run() may say where a stopped run can be gone on with.
+        suppress_keyboard_interrupt=False,
     )
     for verb in verbs.ALL:
         app.command(verb)
@@ -33,8 +35,8 @@ def run(tokens: Sequence[str] | None = None) -> int:
         )
     except (InputError, CycloptsError) as error:
         return _say(error, WRONG_INPUT)
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "interrupted", INTERRUPTED)
     except (ArithmeticError, OSError) as error:
         return _say(error, FAILED)
     return code if isinstance(code, int) else DONE

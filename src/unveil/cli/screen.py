@@ -1,7 +1,6 @@
 """What a person sees: sentences, one progress line, and tables that fit a screen."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from unveil.check.lines import Between, Estimate, Identity, Line, SelfTest, Verdict
+from unveil.cli.common import Common
 from unveil.data.read import Rows, blocks, listed
 from unveil.data.schema import ASIDE, Schema
 from unveil.data.sparse import SparseCounts
@@ -32,38 +32,26 @@ MOST_COLUMNS_SHOWN = 30
 MOST_NAMES_SHOWN = 3
 
 
-def say(sentence: str, quiet: bool) -> None:
-    """Print a sentence, unless asked to be quiet."""
-    if not quiet:
-        print(sentence, flush=True)
-
-
-def warn(sentence: str, quiet: bool) -> None:
-    """Print a warning where errors go, unless asked to be quiet."""
-    if not quiet:
-        print(f"warning: {sentence}", file=sys.stderr, flush=True)
-
-
 @contextmanager
-def bar(title: str, quiet: bool) -> Iterator[Callable[[float], None]]:
+def bar(title: str, common: Common) -> Iterator[Callable[[float], None]]:
     """A progress bar told the share that is done; nothing when quiet or not a terminal."""
-    with _progress(quiet) as progress:
+    with _progress(common) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda fraction: progress.update(task, completed=fraction)
 
 
 @contextmanager
-def training_line(dims: int | None, quiet: bool) -> Iterator[Callable[[Step], None]]:
+def training_line(dims: int | None, common: Common) -> Iterator[Callable[[Step], None]]:
     """One line of training: rate, distortion, bound in nats per row, active units, time left.
 
     ``dims`` cells per row turn the bound into bits per dimension; None leaves them out.
     """
-    with _progress(quiet) as progress:
+    with _progress(common) as progress:
         task = progress.add_task("training", total=1.0)
 
         def show(step: Step) -> None:
             progress.update(task, completed=step.fraction, description=describe(step, dims))
-            if step.warning is not None and not quiet:
+            if step.warning is not None and not common.quiet:
                 progress.console.print(f"warning: {step.warning}", highlight=False)
 
         yield show
@@ -86,7 +74,7 @@ def describe(step: Step, dims: int | None) -> str:
     )
 
 
-def _progress(quiet: bool) -> Progress:
+def _progress(common: Common) -> Progress:
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -94,13 +82,13 @@ def _progress(quiet: bool) -> Progress:
         TextColumn("{task.percentage:3.0f}%"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
-        disable=quiet or not console.is_terminal,
+        disable=common.quiet or not console.is_terminal,
     )
 
 
-def show_columns(schema: Schema, rows: Rows, likelihood: str, quiet: bool) -> None:
+def show_columns(schema: Schema, rows: Rows, likelihood: str, common: Common) -> None:
     """How each column of a table is read, and why; one line for each kind where there are many."""
-    if quiet or schema.shared:
+    if schema.shared:
         return
     many = len(schema.columns) + len(schema.aside) > MOST_COLUMNS_SHOWN
     table = Table(box=None)
@@ -108,7 +96,7 @@ def show_columns(schema: Schema, rows: Rows, likelihood: str, quiet: bool) -> No
         table.add_column(heading, overflow="fold")
     for line in _by_kind(schema, rows, likelihood) if many else _lines(schema, rows, likelihood):
         table.add_row(*line)
-    Console(highlight=False).print(table)
+    common.screen.print(table)
 
 
 def _lines(schema: Schema, rows: Rows, likelihood: str) -> Iterator[tuple[str, ...]]:
@@ -145,26 +133,23 @@ def _missing(rows: Rows) -> list[float]:
     return (total / len(rows)).tolist()
 
 
-def show_evaluation(evaluation: Evaluation, quiet: bool) -> None:
+def show_evaluation(evaluation: Evaluation, common: Common) -> None:
     """The evaluation on one screen: a name and its side, a value, and what that is worth."""
-    if quiet:
-        return
-    e = evaluation
+    e, screen = evaluation, common.screen
     table = Table(title=f"{e.rows} {e.split}, nats per row", title_justify="left", box=None)
     table.add_column("", no_wrap=True)
     table.add_column("value", justify="right")
     table.add_column("what it is worth", overflow="fold")
     for line in _figures_of(e):
         table.add_row(*line)
-    console = Console(highlight=False)
-    console.print(table)
+    screen.print(table)
     if e.words:
-        console.print(f"\n{e.words}")
+        screen.print(f"\n{e.words}")
     if e.simulated is not None:
         told = ", ".join(f"{name} {value}" for name, value in e.settings.items())
-        console.print(f"\nsettings: {told}")
+        screen.print(f"\nsettings: {told}")
     for warning in e.warnings:
-        warn(warning, quiet)
+        common.warn(warning)
 
 
 def _figures_of(e: Evaluation) -> Iterator[tuple[str, str, str]]:
@@ -305,11 +290,8 @@ def _of_baseline(gain: Mapping[str, Any] | None) -> str:
     return _joined(f"baseline, {gain['method']} {abs(gain['value']):.3f} {above}", errors)
 
 
-def show_check(test: SelfTest, quiet: bool) -> None:
+def show_check(test: SelfTest, common: Common) -> None:
     """The self-test: the identity as three numbers, then exact beside what was found."""
-    if quiet:
-        return
-    console = Console(highlight=False)
     for kind, (title, headings) in CHECKED.items():
         table = Table(title=title, title_justify="left", box=None)
         table.add_column("", no_wrap=True)
@@ -321,7 +303,7 @@ def show_check(test: SelfTest, quiet: bool) -> None:
             for line in of_model:
                 name, *figures = _told(line)
                 table.add_row(f"  {name}", *figures, _mark(line.holds))
-        console.print(table)
+        common.screen.print(table)
 
 
 # What each kind of line is called, and what its figures are.

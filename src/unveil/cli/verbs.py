@@ -1,7 +1,7 @@
 """The verbs: each a question to a model, answered from its saved folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from unveil.evaluation import Evaluation
     from unveil.evidence.effort import Effort
     from unveil.fitted import Fitted
+    from unveil.imputation.table import Imputation
+    from unveil.scoring.rows import Scores
     from unveil.synthesis.report import SynthesisReport
 
 Model = Annotated[Path, Parameter(help="Folder that unveil fit wrote.")]
@@ -63,7 +65,7 @@ def evaluate(
     fitted = _open(model, common)
     if figure is not None:
         _require_figure(figure)
-    with bar("evaluating", common.quiet) as on_part:
+    with bar("evaluating", common) as on_part:
         result = fitted.evaluate(
             data,
             draws=DRAWS if draws is None else draws,
@@ -73,7 +75,7 @@ def evaluate(
             seed=seed,
             on_part=on_part,
         )
-    show_evaluation(result, common.quiet)
+    show_evaluation(result, common)
     if figure is not None:
         _draw_calibration(figure, result, common)
     common.finish(result.document())
@@ -89,14 +91,13 @@ def _require_figure(figure: Path) -> None:
 
 def _draw_calibration(figure: Path, result: "Evaluation", common: Common) -> None:
     """Draw where truths stood among draws of q(z|x), or say why there is nothing to draw."""
-    from unveil.cli.screen import say, warn
     from unveil.figures import calibration, save
 
     if result.calibration is None:
-        warn(f"{figure} was not drawn, as nothing was calibrated; raise --budget", common.quiet)
+        common.warn(f"{figure} was not drawn, as nothing was calibrated; raise --budget")
         return
     save(calibration(result.calibration["tests"]), figure)
-    say(f"\ncalibration of q(z|x): {figure}", common.quiet)
+    common.say(f"\ncalibration of q(z|x): {figure}")
 
 
 def _require_alone(*others: object) -> None:
@@ -141,7 +142,6 @@ def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFA
     """
     import numpy as np
 
-    from unveil.cli.screen import say
     from unveil.data.omics import SUFFIX, require_copy
     from unveil.data.write import ROW_SUFFIXES, require_suffix, write, write_embedded
 
@@ -159,7 +159,7 @@ def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFA
         write_embedded(output, Path(data), mean, sd)
     else:
         write(output, columns | dict(rows.labels))
-    say(f"{len(rows)} rows, {mean.shape[1]} latents each: {output}", common.quiet)
+    common.say(f"{len(rows)} rows, {mean.shape[1]} latents each: {output}")
     common.finish({"rows": len(rows), "latents": mean.shape[1], "output": str(output)})
 
 
@@ -202,7 +202,7 @@ def sample(
     common: Common = DEFAULT,
 ) -> None:
     """What else could have been? Draws new rows x ~ p(x|z), z ~ p(z), under conditions."""
-    from unveil.cli.screen import bar, say
+    from unveil.cli.screen import bar
 
     _require_whole(report, data, target, where)
     fitted = _open_for_rows(model, output, common)
@@ -213,16 +213,16 @@ def sample(
     if asked:
         drawn, behind = fitted.sampled_where(number, asked, seed=common.seed, given=given)
         found = {"effective_draws": behind.ess, "proposals": behind.num_proposals}
-        say(f"{behind.ess:.0f} of {behind.num_proposals} draws count in effect", common.quiet)
+        common.say(f"{behind.ess:.0f} of {behind.num_proposals} draws count in effect")
     else:
         drawn = fitted.sampled(number, seed=common.seed, given=given)
     for name, value in fitted.covariates.usual.items():
         if name not in given:
             told = f"drawn at the usual {name} of {value:.9g}; --where {name}=N draws at another"
-            say(told, common.quiet)
+            common.say(told)
     beside = None
     if report is not None:
-        with bar("comparing", common.quiet) as on_part:
+        with bar("comparing", common) as on_part:
             beside = fitted.sample_report(
                 drawn, data, target=target, seed=common.seed, on_part=on_part
             )
@@ -265,7 +265,6 @@ def _require_whole(
 
 def _write_report(path: Path, report: "SynthesisReport", common: Common) -> None:
     """Write a report in the format that its suffix names, and say it in a few lines."""
-    from unveil.cli.screen import say
     from unveil.storage import write_bytes, write_document
 
     if path.suffix.lower() == REPORT_SUFFIXES[0]:
@@ -273,8 +272,8 @@ def _write_report(path: Path, report: "SynthesisReport", common: Common) -> None
     else:
         write_document(path, {"format_version": 1, **report.document()})
     for sentence in (*report.sentences(), *report.notes):
-        say(sentence, common.quiet)
-    say(f"report: {path}", common.quiet)
+        common.say(sentence)
+    common.say(f"report: {path}")
 
 
 def score(
@@ -302,7 +301,7 @@ def score(
     """How unusual is each row? Writes log_evidence and p_value, and why with --why."""
     import numpy as np
 
-    from unveil.cli.screen import bar, say, warn
+    from unveil.cli.screen import bar
     from unveil.data.write import TABLE_SUFFIXES, require_suffix, write
     from unveil.scoring.densities import DRAWS
     from unveil.scoring.kinds import EVIDENCE
@@ -315,7 +314,7 @@ def score(
         told = fitted.tells_odd_rows(
             rows, label, draws=DRAWS if draws is None else draws, seed=common.seed
         )
-    with bar("scoring", common.quiet) as on_part:
+    with bar("scoring", common) as on_part:
         scores = fitted.score(
             rows,
             why=why,
@@ -325,23 +324,15 @@ def score(
             seed=common.seed,
             on_part=on_part,
         )
-    columns: dict[str, np.ndarray] = {"log_evidence": scores.log_evidence}
-    if scores.kind != EVIDENCE:
-        columns[scores.kind] = scores.score
-    columns["p_value"] = scores.p_value
-    if scores.why is not None:
-        columns["why"] = np.array(scores.reasons)
-    write(output, columns | dict(rows.labels))
+    write(output, _columns_of(scores) | dict(rows.labels))
     for note in scores.notes:
-        warn(note, common.quiet)
+        common.warn(note)
     for sentence in () if told is None else told.sentences():
-        say(sentence, common.quiet)
+        common.say(sentence)
     known = scores.p_value[~np.isnan(scores.p_value)]
     unusual = int((known <= UNUSUAL).sum())
-    say(
-        f"{len(rows)} rows, {unusual} of {len(known)} with a p-value of {UNUSUAL} or less: "
-        f"{output}",
-        common.quiet,
+    common.say(
+        f"{len(rows)} rows, {unusual} of {len(known)} with a p-value of {UNUSUAL} or less: {output}"
     )
     common.finish(
         {
@@ -353,6 +344,17 @@ def score(
             "output": str(output),
         }
     )
+
+
+def _columns_of(scores: "Scores") -> dict[str, Any]:
+    """What is written of scores, column by column."""
+    import numpy as np
+
+    from unveil.scoring.kinds import EVIDENCE
+
+    own = {} if scores.kind == EVIDENCE else {scores.kind: scores.score}
+    why = {} if scores.why is None else {"why": np.array(scores.reasons)}
+    return {"log_evidence": scores.log_evidence, **own, "p_value": scores.p_value, **why}
 
 
 def impute(
@@ -380,12 +382,10 @@ def impute(
     common: Common = DEFAULT,
 ) -> None:
     """What is in the gaps? Writes the rows with their missing cells filled."""
-    from dataclasses import replace
     from functools import partial
 
     from unveil.bootstrap import REFITTED, bootstrapped
-    from unveil.cli.screen import bar, say, warn
-    from unveil.data.write import FRAME_SUFFIXES, write_frame, write_rows
+    from unveil.cli.screen import bar
     from unveil.errors import InputError
     from unveil.imputation.table import ASSUMPTION, HELD_FIXED
 
@@ -401,7 +401,7 @@ def impute(
             "expected named columns to write draws or intervals of, but these rows have none; "
             "leave --draws, --bootstrap and --intervals out, or use Fitted.imputation in Python"
         )
-    with bar("imputing", common.quiet) as on_part:
+    with bar("imputing", common) as on_part:
         if bootstrap is None:
             drawn = None if draws is None else HELD_FIXED
             completed = partial(fitted.imputation, draws=draws)
@@ -415,6 +415,28 @@ def impute(
             seed=common.seed,
             on_part=on_part,
         )
+    _write_completed(fitted, output, rows, found)
+    known = None if intervals is None else fitted.intervals.sentence(intervals)
+    _tell_of_gaps(output, rows, found, [drawn, known], common)
+    common.finish(
+        {
+            "rows": len(rows),
+            "output": str(output),
+            "filled": found.filled,
+            "assumption": ASSUMPTION,
+            "drawn": drawn,
+            "intervals": known,
+            "warnings": list(found.warnings),
+        }
+    )
+
+
+def _write_completed(fitted: "Fitted", output: Path, rows: "Rows", found: "Imputation") -> None:
+    """Write completed rows as the frame they came as, as a table or as pictures."""
+    from dataclasses import replace
+
+    from unveil.data.write import FRAME_SUFFIXES, write_frame, write_rows
+
     if rows.frame is not None and output.suffix.lower() in FRAME_SUFFIXES:
         write_frame(output, found.as_they_came())
     elif rows.names:
@@ -422,29 +444,23 @@ def impute(
     else:
         made = replace(rows, values=found.values)
         _write_rows(fitted, output, made, pictures=made.dense)
+
+
+def _tell_of_gaps(
+    output: Path, rows: "Rows", found: "Imputation", known: list[str | None], common: Common
+) -> None:
+    """How many gaps were filled, on what assumption, and what is ``known`` of what fills them."""
+    from unveil.imputation.table import ASSUMPTION
+
     filled = found.filled
-    say(f"{sum(filled.values())} gaps filled in {len(rows)} rows: {output}", common.quiet)
+    common.say(f"{sum(filled.values())} gaps filled in {len(rows)} rows: {output}")
     for name, number in filled.items() if rows.names else ():
-        say(f"  {name}: {number}", common.quiet)
-    say(ASSUMPTION, common.quiet)
-    if drawn is not None:
-        say(drawn, common.quiet)
-    known = None if intervals is None else fitted.intervals.sentence(intervals)
-    if known is not None and known not in found.warnings:
-        say(known, common.quiet)
+        common.say(f"  {name}: {number}")
+    for sentence in (ASSUMPTION, *known):
+        if sentence is not None and sentence not in found.warnings:
+            common.say(sentence)
     for warning in found.warnings:
-        warn(warning, common.quiet)
-    common.finish(
-        {
-            "rows": len(rows),
-            "output": str(output),
-            "filled": filled,
-            "assumption": ASSUMPTION,
-            "drawn": drawn,
-            "intervals": known,
-            "warnings": list(found.warnings),
-        }
-    )
+        common.warn(warning)
 
 
 def interpolate(
@@ -473,7 +489,7 @@ def check(*, common: Common = DEFAULT) -> int:
 
     common.require_writable()
     test = SelfTest(tuple(self_test(common.seed)))
-    show_check(test, common.quiet)
+    show_check(test, common)
     lines = [vars(line) | {"holds": line.holds} for line in test.lines]
     common.finish({"right": test.right, "lines": lines})
     return 0 if test.right else 1
@@ -557,7 +573,6 @@ def _in_rows_of_pairs(pairs: "np.ndarray") -> "np.ndarray":
 
 
 def _tell(number: int, output: Path, common: Common, **more: object) -> None:
-    from unveil.cli.screen import say
 
-    say(f"{number} rows: {output}", common.quiet)
+    common.say(f"{number} rows: {output}")
     common.finish({"rows": number, **more, "output": str(output)})

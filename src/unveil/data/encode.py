@@ -90,6 +90,17 @@ def digests(values: Matrix, given: np.ndarray | None = None) -> np.ndarray:
     return np.frombuffer(bytes(hashed), "<u8").reshape(-1, 2).astype(np.uint64)
 
 
+def among(keys: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Which of the digests ``keys`` (row, 2) are among those ``seen`` (row, 2): bool (row,).
+
+    >>> a, b = digests(np.array([[1.0], [2.0]]))
+    >>> among(np.array([b, a, b]), np.array([a]))
+    array([False,  True, False])
+    """
+    known = {tuple(key) for key in seen.tolist()}
+    return np.array([tuple(key) in known for key in keys.tolist()], bool)
+
+
 def _numbers(values: np.ndarray) -> Iterator[bytes]:
     """Each row's numbers as float64, with one zero and one NaN."""
     numbers = values.reshape(len(values), -1).astype("<f8") + 0.0  # -0.0 + 0.0 is 0.0
