@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, TypeAlias, cast, final
 
 import numpy as np
 import torch
@@ -62,6 +62,9 @@ CLEAR = 2.0
 # Of the held-out rows half are kept apart, and no more than these: p-values become no finer by it.
 MOST_CALIBRATION = 1_000
 
+# The places of the rows to train on, of those that choose the weights, and of those kept apart.
+Sides: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,8 @@ class Plan:
     training: NDArray[np.intp]
     held_out: Rows
     calibration: Rows
-    densities_on_grids: tuple[str, ...]
     vae: VAE
+    densities_on_grids: tuple[str, ...] = ()
 
     @property
     def sample_of_training(self) -> Rows:
@@ -168,34 +171,39 @@ def plan(data: Any, request: Request, *, seed: int = 0, device: str = "auto") ->
         architecture=architecture,
         recipe=replace(recipe, compiled=compiled),
     )
-    return _ready(
-        Plan(
-            settings=settings,
-            schema=schema,
-            covariates=covariates,
-            rows=rows,
-            training=training,
-            held_out=rows.take(held_out),
-            calibration=rows.take(calibration),
-            densities_on_grids=tuple(
-                column.name
-                for column, before in zip(schema.columns, inferred.columns, strict=True)
-                if column.kind in DENSITIES and before.step > 0
-            ),
-            vae=build(schema, settings.architecture, seed),
-        )
+    return replace(
+        _planned(settings, schema, covariates, rows, (training, held_out, calibration)),
+        densities_on_grids=tuple(
+            column.name
+            for column, before in zip(schema.columns, inferred.columns, strict=True)
+            if column.kind in DENSITIES and before.step > 0
+        ),
     )
 
 
-def _ready(planned: Plan) -> Plan:
-    """The plan, its model started at the data, where nothing stands against carrying it out."""
-    asked, training = objective(planned.settings.objective), planned.sample_of_training
+def _planned(
+    settings: Settings, schema: Schema, covariates: Covariates, rows: Rows, sides: Sides
+) -> Plan:
+    """The plan of these settings, its model started at the data, where nothing stands against
+    carrying it out."""
+    training, held_out, calibration = sides
+    planned = Plan(
+        settings=settings,
+        schema=schema,
+        covariates=covariates,
+        rows=rows,
+        training=training,
+        held_out=rows.take(held_out),
+        calibration=rows.take(calibration),
+        vae=build(schema, settings.architecture, settings.seed),
+    )
+    asked, sample = objective(settings.objective), planned.sample_of_training
     expected, drawn = _expected_and_drawn(planned)
-    start(planned.vae, expected, drawn, planned.settings.seed)
-    given = to_given(planned.covariates, training.take(slice(0, 2)))
-    _require_value(asked, planned.vae, drawn[:2], given, len(planned.training))
-    _require_company(asked, len(planned.held_out))
-    _require_components(planned.settings.architecture, len(training))
+    start(planned.vae, expected, drawn, settings.seed)
+    given = to_given(covariates, sample.take(slice(0, 2)))
+    _require_value(asked, planned.vae, drawn[:2], given, len(training))
+    _require_company(asked, len(held_out))
+    _require_components(settings.architecture, len(sample))
     return planned
 
 
@@ -300,26 +308,13 @@ def refit(fitted: Fitted, rows: Rows, *, seed: int = 0) -> VAE:
     settings = replace(fitted.settings, seed=seed, rows=len(rows))
     validation = settings.request.validation
     assert validation is not None  # settled before anything is recorded
-    keys = digests_of(rows, covariates)
-    training, held_out, calibration = _sides(keys, validation, seed)
-    planned = Plan(
-        settings=settings,
-        schema=schema,
-        covariates=covariates,
-        rows=rows,
-        training=training,
-        held_out=rows.take(held_out),
-        calibration=rows.take(calibration),
-        densities_on_grids=(),
-        vae=build(schema, settings.architecture, seed),
-    )
-    carried_out, vae, _ = train_planned(_ready(planned), device=str(fitted.device))
+    sides = _sides(digests_of(rows, covariates), validation, seed)
+    planned = _planned(settings, schema, covariates, rows, sides)
+    carried_out, vae, _ = train_planned(planned, device=str(fitted.device))
     return _settled(carried_out, vae)[0]
 
 
-def _sides(
-    keys: np.ndarray, validation: float, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+def _sides(keys: np.ndarray, validation: float, seed: int) -> Sides:
     """The rows to train on; of the others, those that choose the weights, and those that nothing
     looks at before new rows are compared with them: half, or none where that is too few to compare
     with."""
