@@ -370,6 +370,7 @@ def test_latents_of_another_shape_are_refused(z: Any) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
+        lambda: VAEReducer().transform([[0.0]]),
         lambda: VAEReducer().inverse_transform([[0.0]]),
         lambda: VAEReducer().get_feature_names_out(),
         lambda: VAEDensity().sample(),

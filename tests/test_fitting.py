@@ -1,6 +1,8 @@
 """From data to a fitted model: what was asked for, what was kept, and whose numbers they are."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -411,3 +413,22 @@ def test_too_long_a_warm_up_is_refused() -> None:
         plan(TABLE, objective="elbo:warmup_steps=500", epochs=1)
     with pytest.raises(InputError, match=r"1000\.0"):
         plan(TABLE, objective="iwae:num_samples=1e3")
+
+
+def test_sizes_that_are_no_numbers_are_refused() -> None:
+    """Apart from here, where annotations are checked before."""
+    program = """
+from unveil.request import Request
+for asked in ({"latent": "two"}, {"epochs": 1.5}, {"levels": True}, {"max_minutes": "1"}):
+    try:
+        Request(**asked)
+    except ValueError as error:
+        print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert said.stdout.splitlines() == [
+        "expected --latent to be a whole number, but 'two' came; give another",
+        "expected --epochs to be a whole number, but 1.5 came; give another",
+        "expected --levels to be a whole number, but True came; give another",
+        "expected --max-minutes to be a number, but '1' came; give another",
+    ]

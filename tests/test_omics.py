@@ -314,7 +314,7 @@ def test_outputs_that_cannot_be_get_a_sentence(
 ) -> None:
     before = cells.read_bytes()
     same = refused(capsys, "encode", str(model), str(cells), "-o", str(cells))
-    assert "expected another file to write than the one that is read" in same
+    assert "expected a file to write apart from what is read" in same
     out = tmp_path / "z.h5ad"
     other = refused(capsys, "encode", str(model), "wine", "-o", str(out))
     assert "expected DATA to end in .h5ad" in other

@@ -131,7 +131,8 @@ class VAEReducer(TransformerMixin, _VAEEstimator):
 
     def transform(self, X: Any) -> NDArray[np.float64]:
         """E[z|x] under q, (row, latent), bitwise a function of the row."""
-        return self.fitted_.encode(self._read(X))[0]
+        table = self._read(X)
+        return self.fitted_.encode(table)[0]
 
     def inverse_transform(self, X: Any) -> Any:
         """E[x|z] of latents (row, latent), in the data's units, as the kind of table fitted to.

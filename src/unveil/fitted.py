@@ -615,6 +615,13 @@ class Fitted:
                 f"({listed(self.covariates.names) or 'none'}), but {listed(unknown)} came; leave "
                 "it out, or correct its name"
             )
+        told = {*self.covariates.usual, *given}
+        lacking = [name for name in self.covariates.names if name not in told]
+        if lacking:
+            raise InputError(
+                f"expected a value for each covariate that the model is conditioned on, but "
+                f"{listed(lacking)} is lacking; give it, as --where {lacking[0]}=VALUE does"
+            )
         columns = {
             name: np.array([value if isinstance(value, int | float | np.number) else str(value)])
             for name, value in given.items()

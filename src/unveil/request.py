@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Integral, Real
 from typing import final
 
 from unveil.errors import InputError
+
+# What options are that count nothing.
+_NUMBERS: dict[str, tuple[type, str]] = {"--max-minutes": (Real, "number")}
 
 
 @final
@@ -13,7 +17,7 @@ class Request:
     """The options of a fit; None leaves a choice to the data (see ``defaults``).
 
     A name may carry options of its own, as in ``iwae:num_samples=50``.
-    Raises InputError for a size that is not above 0.
+    Raises InputError for a size that is no number above 0.
 
     >>> Request(latent=8, objective="iwae:num_samples=50").levels
     1
@@ -68,6 +72,11 @@ class Request:
             "--max-minutes": self.max_minutes,
         }
         for name, size in sizes.items():
+            kind, called = _NUMBERS.get(name, (Integral, "whole number"))
+            if size is not None and (not isinstance(size, kind) or isinstance(size, bool)):
+                raise InputError(
+                    f"expected {name} to be a {called}, but {size!r} came; give another"
+                )
             if size is not None and not 0 < size < inf:
                 raise InputError(
                     f"expected {name} to be above 0 and finite, but {size} came; give another"

@@ -228,6 +228,7 @@ def test_bad_data_gets_a_sentence_and_leaves_nothing(tmp_path: Path, capsys) -> 
     [
         (["--latent", "0"], "expected --latent to be above 0"),
         (["--latent", "two"], "latent"),
+        (["--max-minutes", "inf"], "expected --max-minutes to be above 0 and finite"),
         (["--likelihood", "gaussian"], "a density there has no limit"),
         (["--wibble"], "wibble"),
         (["--resume", "--overwrite"], "expected --resume or --overwrite"),
@@ -263,6 +264,60 @@ def test_bad_questions_get_a_sentence(folder: Path, tmp_path: Path, capsys) -> N
         assert run(words) == 2, words
         assert sentence in said(capsys), sentence
     assert not Path(out).exists()
+
+
+def test_nothing_that_is_read_is_written_over(table: Path, tmp_path: Path, capsys) -> None:
+    """Neither the rows, under any name of theirs, nor a file of the model."""
+    rows, model = tmp_path / "rows.csv", str(table)
+    assert run(["sample", model, "-n", "12", "-o", str(rows), "--quiet"]) == 0
+    (tmp_path / "same.csv").symlink_to(rows)
+    linked = str(tmp_path / "same.csv")
+    before = {path: path.read_bytes() for path in (rows, table / "schema.json")}
+    inside, json_too = str(table / "new.csv"), str(table / "schema.json")
+    for words in (
+        ["score", model, str(rows), "-o", str(rows)],
+        ["encode", model, str(rows), "-o", linked],
+        ["impute", model, linked, "-o", str(rows)],
+        ["reconstruct", model, str(rows), "-o", inside],
+        ["interpolate", model, str(rows), "--from", "0", "--to", "1", "-o", str(rows)],
+        ["sample", model, "-n", "2", "-o", inside],
+        ["sample", model, "-n", "2", "-o", str(tmp_path / "n.csv"), "--data", str(rows),
+         "--report", json_too],
+        ["evaluate", model, "wine", "--json", json_too],
+        ["fit", str(rows), "-o", str(tmp_path / "m"), "--schema", json_too, "--json", json_too],
+    ):  # fmt: skip
+        assert run(words) == 2, words
+        assert "apart from what is read" in said(capsys), words
+        assert all(path.read_bytes() == was for path, was in before.items())
+    assert not Path(inside).exists()
+
+
+def test_labels_called_like_what_is_written_are_refused(tmp_path: Path, capsys) -> None:
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    lines = [f"{a},{b},{i},{i}" for i, (a, b) in enumerate(values)]
+    source = write(tmp_path / "again.csv", "\n".join(["a,b,log_evidence,z0_mean", *lines]))
+    words = ["--label", "log_evidence", "--label", "z0_mean", "--epochs", "1", "--quiet"]
+    assert run(["fit", source, "-o", str(tmp_path / "m"), *words]) == 0
+    for verb in ("score", "encode"):
+        out = tmp_path / f"{verb}.csv"
+        assert run([verb, str(tmp_path / "m"), source, "-o", str(out)]) == 2
+        assert "expected labels with names of their own" in said(capsys)
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        (["hue=1", "hue=2"], "expected one --where for each column, but hue came more than once"),
+        (["hue=1...2"], "expected the ends of an interval with two dots"),
+    ],
+)
+def test_conditions_that_say_two_things_are_refused(
+    table: Path, tmp_path: Path, capsys, where: list[str], sentence: str
+) -> None:
+    words = [word for one in where for word in ("--where", one)]
+    assert run(["sample", str(table), "-n", "2", "-o", str(tmp_path / "o.csv"), *words]) == 2
+    assert sentence in said(capsys)
 
 
 def test_columns_that_differ_from_the_models_are_named(table: Path, tmp_path: Path, capsys) -> None:

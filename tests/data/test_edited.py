@@ -130,6 +130,32 @@ def test_what_cannot_be_obeyed_is_refused(edit: Edit, sentence: str, tmp_path: P
         edited(tmp_path, edit)
 
 
+def test_a_binary_column_has_two_levels_in_any_schema(tmp_path: Path) -> None:
+    rows = read(pd.DataFrame({"sex": np.resize(["F", "M"], N), "age": np.arange(N) % 17 + 0.5}))
+    document = infer(rows).to_document()
+    document["columns"][0]["levels"] = ["F", "M", "X"]
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError, match=r"two levels of the binary column 'sex' .* but 3 came"):
+        obeyed(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"aside": 3}, "'aside'"),
+        ({"aside": [{"name": "size"}]}, "each column once, but size stands there twice"),
+    ],
+)
+def test_what_is_set_aside_is_a_list_of_other_columns(
+    change: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(infer(ROWS).to_document() | change), encoding="utf-8")
+    with pytest.raises(InputError, match=sentence):
+        obeyed(path, ROWS)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

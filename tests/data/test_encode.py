@@ -118,6 +118,13 @@ def test_encode_leaves_constants_out() -> None:
     assert x.tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_a_cell_beyond_all_measure_is_named() -> None:
+    schema = Schema((2,), (Column("a", "real"), Column("b", "real", shift=1.0)), gaps=False)
+    assert encode(schema, Rows(np.array([[1.0, 1e17]])))[0, 1] == np.float32(1e17)
+    with pytest.raises(InputError, match=r"row 1 of the data, counted from 0, holds 1e\+300 in "):
+        encode(schema, Rows(np.array([[1.0, 2.0], [np.nan, 1e300]])))
+
+
 def test_grey_levels_become_minus_1_to_1() -> None:
     images = Rows(np.array([[[0, 4], [8, 16]]], np.uint8))
     assert encode(GREY, images).tolist() == [[[-1.0, -0.5], [0.0, 1.0]]]

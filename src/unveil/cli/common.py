@@ -1,6 +1,7 @@
 """What every verb takes, and what every verb does with its answer."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -49,9 +50,12 @@ class Common:
         if self.json is not None:
             write_document(self.json, {"format_version": 1, **document})
 
-    def require_writable(self) -> None:
-        """Raises InputError before the work when the JSON could not be written after it."""
-        from unveil.data.write import require_suffix
+    def require_writable(self, *written: Path | None, read: Sequence[str | Path] = ()) -> None:
+        """Raises InputError before the work when the JSON could not be written after it, or when it
+        or another file ``written`` would take the place of what is ``read``."""
+        from unveil.data.write import require_apart, require_suffix
 
         if self.json is not None:
             require_suffix(self.json, (".json",))
+        for path in filter(None, (self.json, *written)):
+            require_apart(path, *read)

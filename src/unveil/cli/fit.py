@@ -40,7 +40,7 @@ def fit(
     from unveil.storage import recover
     from unveil.training import Ending
 
-    common.require_writable()
+    common.require_writable(read=[data, *([] if asked.schema is None else [asked.schema])])
     recover(output)
     _require_free(output, resume, overwrite)
     planned = plan(data, asked, seed=common.seed, device=common.device)

@@ -30,7 +30,6 @@ def _open(model: Path, common: Common) -> "Fitted":
     from unveil.fitted import load
     from unveil.fitting import find_device
 
-    common.require_writable()
     return load(model, find_device(common.device))
 
 
@@ -58,6 +57,7 @@ def evaluate(
     from unveil.cli.screen import bar, show_evaluation
     from unveil.fitted import DELTA, DRAWS
 
+    common.require_writable(figure, read=[model, data, *([] if replay is None else [replay])])
     effort, seed = None, common.seed
     if replay is not None:
         _require_alone(draws, budget, delta, common.named_seed)
@@ -143,9 +143,16 @@ def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFA
     import numpy as np
 
     from unveil.data.omics import SUFFIX, require_copy
-    from unveil.data.write import ROW_SUFFIXES, require_suffix, write, write_embedded
+    from unveil.data.write import (
+        ROW_SUFFIXES,
+        require_own_names,
+        require_suffix,
+        write,
+        write_embedded,
+    )
 
     require_suffix(output, ROW_SUFFIXES)
+    common.require_writable(output, read=[model, data])
     copies = output.suffix.lower() == SUFFIX
     if copies:
         require_copy(Path(data), output)
@@ -155,6 +162,7 @@ def encode(model: Model, data: Data, /, *, output: Output, common: Common = DEFA
     columns: dict[str, np.ndarray] = {}
     for unit in range(mean.shape[1]):
         columns |= {f"z{unit}_mean": mean[:, unit], f"z{unit}_sd": sd[:, unit]}
+    require_own_names(rows.labels, columns)
     if copies:
         write_embedded(output, Path(data), mean, sd)
     else:
@@ -170,6 +178,7 @@ def reconstruct(model: Model, data: Data, /, *, output: Output, common: Common =
     """
     import numpy as np
 
+    common.require_writable(output, read=[model, data])
     fitted = _open_for_rows(model, output, common)
     rows = fitted.rows(data)
     made = fitted.reconstructed(rows)
@@ -205,9 +214,11 @@ def sample(
     from unveil.cli.screen import bar
 
     _require_whole(report, data, target, where)
+    common.require_writable(output, report, read=[model, *([] if data is None else [data])])
     fitted = _open_for_rows(model, output, common)
     values = _values(where)
     given = {name: value for name, value in values.items() if name in fitted.covariates.names}
+    _require_single(given)
     asked = {name: _condition(value) for name, value in values.items() if name not in given}
     found: dict[str, object] = {}
     if asked:
@@ -302,13 +313,15 @@ def score(
     import numpy as np
 
     from unveil.cli.screen import bar
-    from unveil.data.write import TABLE_SUFFIXES, require_suffix, write
+    from unveil.data.write import TABLE_SUFFIXES, require_own_names, require_suffix, write
     from unveil.scoring.densities import DRAWS
     from unveil.scoring.kinds import EVIDENCE
 
     require_suffix(output, [s for s in TABLE_SUFFIXES if not (why and s == ".npy")])
+    common.require_writable(output, read=[model, data])
     fitted = _open(model, common)
     rows = fitted.rows(data, label=() if label is None else (label,))
+    require_own_names(rows.labels, ("log_evidence", "p_value", "why", kind or EVIDENCE))
     told = None
     if label is not None:
         told = fitted.tells_odd_rows(
@@ -394,6 +407,7 @@ def impute(
             "expected --draws or --bootstrap, but both came; take --bootstrap for tables that "
             "carry the uncertainty of the parameters"
         )
+    common.require_writable(output, read=[model, data])
     fitted = _open_for_rows(model, output, common)
     rows = fitted.rows(data, unseen)
     if not rows.names and (draws, bootstrap, intervals) != (None, None, None):
@@ -475,6 +489,7 @@ def interpolate(
     common: Common = DEFAULT,
 ) -> None:
     """What lies between two rows? Decodes the path between them in latent space."""
+    common.require_writable(output, read=[model, data])
     fitted = _open_for_rows(model, output, common)
     made = fitted.interpolated(data, start, end, steps)
     _write_rows(fitted, output, made, pictures=made.dense)
@@ -515,7 +530,8 @@ def _open_for_rows(model: Path, output: Path, common: Common) -> "Fitted":
 
 
 def _values(where: tuple[str, ...]) -> dict[str, str]:
-    """The values of COL=VALUE, as text. Raises InputError for anything else."""
+    """The values of COL=VALUE, as text. Raises InputError for anything else, or a COL twice."""
+    from unveil.data.read import listed
     from unveil.errors import InputError
 
     for pair in where:
@@ -523,7 +539,26 @@ def _values(where: tuple[str, ...]) -> dict[str, str]:
             raise InputError(
                 f"expected --where COL=VALUE, but {pair!r} came; write for instance --where dose=3"
             )
+    names = [pair.split("=", 1)[0] for pair in where]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"expected one --where for each column, but {listed(twice)} came more than once; "
+            "write an interval as --where COL=LOW..HIGH"
+        )
     return dict(pair.split("=", 1) for pair in where)
+
+
+def _require_single(given: dict[str, str]) -> None:
+    """Raises InputError for an interval of a covariate."""
+    from unveil.errors import InputError
+
+    for name, value in given.items():
+        if isinstance(_condition(value), tuple):
+            raise InputError(
+                f"expected one value of covariate {name!r}, which rows are drawn under, but the "
+                f"interval {value!r} came; write --where {name}=VALUE"
+            )
 
 
 def _condition(text: str) -> "str | tuple[str | None, str | None]":
@@ -532,6 +567,13 @@ def _condition(text: str) -> "str | tuple[str | None, str | None]":
     >>> _condition("3"), _condition("20..40"), _condition("..5")
     ('3', ('20', '40'), (None, '5'))
     """
+    from unveil.errors import InputError
+
+    if "..." in text:
+        raise InputError(
+            f"expected the ends of an interval with two dots between them, but {text!r} came; "
+            "write for instance --where age=20..40"
+        )
     low, dots, high = text.partition("..")
     return (low or None, high or None) if dots else text
 

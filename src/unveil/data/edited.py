@@ -56,17 +56,19 @@ def obeyed(source: str | Path, rows: Rows) -> Schema:
     document = _document(Path(source))
     if not rows.names:
         return Schema.from_document(document)
-    told = {entry(one, "name", str): one for one in entry(document, "columns", list)}
+    columns = entry(document, "columns", list)
+    told = {entry(one, "name", str): one for one in columns}
     aside = [
-        *(entry(one, "name", str) for one in document.get("aside", [])),
+        *(entry(one, "name", str) for one in _listed(document, "aside")),
         *(name for name, one in told.items() if entry(one, "kind", str) == ASIDE),
     ]
+    _require_once([entry(one, "name", str) for one in (*columns, *_listed(document, "aside"))])
     _require_names([*told, *aside], rows)
     kept = [place for place, name in enumerate(rows.names) if name not in aside]
-    columns = [_column(told[rows.names[j]], rows, rows.values[:, j]) for j in kept]
+    measured = [_column(told[rows.names[j]], rows, rows.values[:, j]) for j in kept]
     return Schema(
-        (len(columns),),
-        tuple(columns),
+        (len(measured),),
+        tuple(measured),
         gaps=any(bool(np.isnan(rows.values[:, j]).any()) for j in kept),
         aside=tuple(Aside(name, BY_HAND) for name in rows.names if name in aside),
         form=rows.form,
@@ -88,6 +90,20 @@ def _document(path: Path) -> dict[str, Any]:
             f"begin with one that this unveil wrote"
         )
     return document
+
+
+def _listed(document: Mapping[str, Any], key: str) -> list[Any]:
+    """The entries under a key that may be left out."""
+    return entry(document, key, list) if key in document else []
+
+
+def _require_once(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"expected the schema to name each column once, but {listed(twice)} stands there "
+            "twice; take one of them out"
+        )
 
 
 def _require_names(told: Sequence[str], rows: Rows) -> None:
@@ -184,6 +200,11 @@ def _with_levels(column: Column, told: Mapping[str, Any]) -> Column:
     levels = entry(told, "levels", list) if "levels" in told else []
     if not levels:
         return column
+    if column.kind == BINARY and len(levels) != 2:
+        raise InputError(
+            f"expected two levels of the binary column {column.name!r} in the schema, but "
+            f"{len(levels)} came; make it a category, or correct them"
+        )
     words = words_of(levels)
     if bool(words) != bool(column.words):
         raise InputError(

@@ -12,12 +12,17 @@ from unveil.data.schema import Column, Schema
 from unveil.data.sparse import Matrix, SparseCounts
 from unveil.errors import InputError
 
+# In model units; its square is far from float32's end.
+FARTHEST = 1e18
+
 
 def encode(schema: Schema, rows: Rows) -> np.ndarray:
     """Rows that fit, in model units: x = (value - shift) / unit, or so for a value's code.
 
     Returns float32, (row, *event) for shared cells and (row, modelled column) for a table, whose
     constant columns are left out; NaN = missing.
+
+    Raises InputError for a cell farther away than FARTHEST.
 
     >>> schema = Schema((2,), (Column("a", "real", shift=3.0, unit=2.0), Column("b", "constant")),
     ...                 gaps=False)
@@ -31,8 +36,26 @@ def encode(schema: Schema, rows: Rows) -> np.ndarray:
         for column, view in columns_of(schema, cells):
             if column.is_placed:
                 view[...] = column.place(view)
-        x[block] = (cells[_modelled(schema)] - shift) / unit
+        seen = cells[_modelled(schema)]
+        in_units = (seen - shift) / unit
+        _require_near(in_units, seen, schema, rows.source, block.start)
+        x[block] = in_units
     return x
+
+
+def _require_near(
+    in_units: np.ndarray, seen: np.ndarray, schema: Schema, source: str, first: int
+) -> None:
+    """Raises InputError for a cell so far away that float32 cannot hold its square."""
+    far = (np.abs(in_units) > FARTHEST).reshape(len(seen), -1)
+    if far.any():
+        row, cell = (int(places[0]) for places in far.nonzero())
+        column = schema.columns[0 if schema.shared else schema.modelled[cell]]
+        raise InputError(
+            f"expected cells within {FARTHEST:g} units of the others, but row {first + row} of "
+            f"{source}, counted from 0, holds {seen.reshape(len(seen), -1)[row, cell]:g} in column "
+            f"{column.name!r}; correct it, or leave it empty"
+        )
 
 
 def decode(schema: Schema, x: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def write_h5ad(path: Path, rows: Rows) -> None:
 
 
 def require_copy(source: Path, output: Path) -> None:
-    """Nothing, once `source` is an `.h5ad` that a copy of may be written to `output`.
+    """Nothing, once `source` is an `.h5ad`, of which `output` may be a copy.
 
     Raises InputError otherwise.
     """
@@ -113,11 +113,6 @@ def require_copy(source: Path, output: Path) -> None:
         raise InputError(
             f"expected DATA to end in {SUFFIX}, for {output} is to be a copy of it, but {source} "
             f"came; write to a .parquet or .csv"
-        )
-    if output.exists() and source.exists() and output.samefile(source):
-        raise InputError(
-            f"expected another file to write than the one that is read, but {output} is both; "
-            f"name another"
         )
 
 

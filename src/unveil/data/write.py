@@ -128,6 +128,39 @@ def require_suffix(path: Path, allowed: Collection[str]) -> None:
         )
 
 
+def require_apart(path: Path, *sources: str | Path) -> None:
+    """Nothing, once writing `path` leaves what is read as it is: files, and folders with all that
+    is in them.
+
+    Raises InputError otherwise.
+
+    >>> require_apart(Path("filled.csv"), "survey.csv", "runs/survey", "digits")
+    """
+    for source in map(Path, sources):
+        inside = source.is_dir() and path.resolve().is_relative_to(source.resolve())
+        if inside or (path.exists() and source.exists() and path.samefile(source)):
+            found = f"lies in {source}" if inside else "is the one that is read"
+            raise InputError(
+                f"expected a file to write apart from what is read, but {path} {found}; name "
+                "another"
+            )
+
+
+def require_own_names(beside: Collection[str], columns: Collection[str]) -> None:
+    """Nothing, once no label or covariate is called like a column that is written before it.
+
+    Raises InputError otherwise.
+
+    >>> require_own_names(["batch"], ["z0_mean", "z0_sd"])
+    """
+    both = [name for name in beside if name in columns]
+    if both:
+        raise InputError(
+            f"expected labels with names of their own, but {listed(both)} would also be written "
+            f"as data; rename them, or leave them out with --drop"
+        )
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` once it is whole; a failure leaves the old one.
@@ -195,12 +228,7 @@ def _require_numbers(path: Path, rows: Rows) -> None:
 def _beside(columns: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     """Columns, then the rows' labels and covariates, once none is called like a column."""
     beside = {**rows.labels, **rows.given}
-    both = [name for name in beside if name in columns]
-    if both:
-        raise InputError(
-            f"expected labels with names of their own, but {listed(both)} would also be written "
-            f"as data; rename them, or leave them out with --drop"
-        )
+    require_own_names(beside, columns)
     return {**columns, **beside}
 
 
