@@ -77,7 +77,9 @@ def named(x: Table) -> pa.Table:
 def areas(usual: Table, judged: Table, odd: NDArray[np.int64], seed: int) -> dict[str, float]:
     fitted, found = unveil.fit(named(usual), seed=seed), {}
     for kind in KINDS:
-        found[kind] = roc_auc_score(odd, -fitted.score(named(judged), kind=kind).score)
+        score = fitted.score(named(judged), kind=kind).score
+        if not np.isnan(score).any():  # typicality has no value beside too few calibration rows
+            found[kind] = roc_auc_score(odd, -score)
     centre, scale = usual.mean(axis=0), usual.std(axis=0)
     scale[scale == 0] = 1.0
     for name, rival in RIVALS.items():

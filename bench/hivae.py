@@ -148,10 +148,11 @@ def compare(folder: Path, name: str, share: int) -> None:
         told = [f"ours {statistics.mean(errors):.3f}"]
         for title, found in theirs.items():
             less = [their - own for their, own in zip(found[kind], errors, strict=True)]
-            error = statistics.stdev(less) / math.sqrt(len(less)) if len(less) > 1 else math.nan
+            error = (
+                f" ± {statistics.stdev(less) / math.sqrt(len(less)):.3f}" if len(less) > 1 else ""
+            )
             told.append(
-                f"{title} {statistics.mean(found[kind]):.3f} ({statistics.mean(less):+.3f} "
-                f"± {error:.3f})"
+                f"{title} {statistics.mean(found[kind]):.3f} ({statistics.mean(less):+.3f}{error})"
             )
         print(f"{name}, {share} %, {len(errors)} {kind}: {', '.join(told)}", flush=True)
 
