@@ -180,8 +180,16 @@ def _pictures(schema: Schema, values: np.ndarray, most: int) -> np.ndarray:
     return values[:most].reshape(-1, *(schema.picture_shape or ()))
 
 
-def _black_and_white(schema: Schema, data: np.ndarray) -> tuple[float, float]:
-    """The values drawn as black and as white, the same for all pictures of the data."""
+def black_and_white(schema: Schema, data: np.ndarray) -> tuple[float, float]:
+    """The values drawn as black and as white, the same for all pictures of the data.
+
+    They are the ends of a bounded scale; elsewhere those of the data (row, *event), without the
+    farthest of its cells, in the data's own units.
+
+    >>> black_and_white(Schema((8, 8), (Column("cell", "grid", step=1.0, low=0.0, high=16.0),),
+    ...                        gaps=False), np.zeros((1, 8, 8)))
+    (0.0, 16.0)
+    """
     column = schema.columns[0]
     return (column.low, column.high) if column.is_bounded else _ends([_observed(data)])
 
@@ -217,7 +225,7 @@ def samples(schema: Schema, data: np.ndarray, means: np.ndarray, draws: np.ndarr
 def _sampled_pictures(
     schema: Schema, data: np.ndarray, means: np.ndarray, draws: np.ndarray
 ) -> Figure:
-    low, high = _black_and_white(schema, data)
+    low, high = black_and_white(schema, data)
     titled = {"expected picture E[x|z]": means, "draws x ~ p(x|z)": draws}
     mosaics = {}
     for title, values in titled.items():
@@ -271,7 +279,7 @@ def reconstructions(schema: Schema, data: np.ndarray, reconstructed: np.ndarray)
 
 @_styled
 def _picture_pairs(schema: Schema, data: np.ndarray, reconstructed: np.ndarray) -> Figure:
-    low, high = _black_and_white(schema, data)
+    low, high = black_and_white(schema, data)
     most = PAIRS_PER_BAND * MOST_BANDS
     above, below = (_pictures(schema, values, most) for values in (data, reconstructed))
     per_band = min(len(above), PAIRS_PER_BAND)

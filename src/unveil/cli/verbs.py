@@ -581,13 +581,12 @@ def _condition(text: str) -> "str | tuple[str | None, str | None]":
 def _write_rows(fitted: "Fitted", output: Path, rows: "Rows", *, pictures: "np.ndarray") -> None:
     """Write rows in the data's units, or their pictures where the suffix asks for them."""
     from unveil.data.write import write_rows
-    from unveil.figures import picture_grid, save_picture
+    from unveil.figures import black_and_white, picture_grid, save_picture
 
     if output.suffix.lower() == ".png":
-        column, shape = fitted.schema.columns[0], fitted.schema.picture_shape
-        low, high = (column.low, column.high) if column.is_bounded else _range(pictures)
+        low, high = black_and_white(fitted.schema, pictures)
         mosaic = picture_grid(
-            pictures.reshape(len(pictures), *(shape or ())),
+            pictures.reshape(len(pictures), *(fitted.schema.picture_shape or ())),
             columns=min(PAIRS_ABREAST, len(pictures)),
             low=low,
             high=high,
@@ -595,12 +594,6 @@ def _write_rows(fitted: "Fitted", output: Path, rows: "Rows", *, pictures: "np.n
         save_picture(output, mosaic)
         return
     write_rows(output, rows)
-
-
-def _range(values: "np.ndarray") -> tuple[float, float]:
-    import numpy as np
-
-    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def _in_rows_of_pairs(pairs: "np.ndarray") -> "np.ndarray":
@@ -615,6 +608,5 @@ def _in_rows_of_pairs(pairs: "np.ndarray") -> "np.ndarray":
 
 
 def _tell(number: int, output: Path, common: Common, **more: object) -> None:
-
     common.say(f"{number} rows: {output}")
     common.finish({"rows": number, **more, "output": str(output)})
