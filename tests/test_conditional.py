@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 import unveil
 from linear_model import LinearModel
-from oracles import CAUGHT, SURELY_WRONG
+from oracles import CAUGHT, SURELY_WRONG, z_score
 from unveil import conditional
 from unveil.conditional import (
     Conditioned,
@@ -425,6 +426,36 @@ def test_drawn_angles_lie_on_the_way_through_the_seam() -> None:
     assert (values >= 350).any() and (values <= 10).any()
 
 
+def share_before_the_seam() -> float:
+    """Of uniform angles between 100 and 260 degrees, those below 180, as a z-score of a half."""
+    schema = Schema((1,), SCHEMA.columns[5:6], gaps=False)
+    decoder = torch.nn.Linear(1, 2)
+    torch.nn.init.zeros_(decoder.weight)
+    torch.nn.init.zeros_(decoder.bias)  # no concentration about any direction
+    vae = unveil.VAE(
+        prior=unveil.StandardNormal(1),
+        likelihood=unveil.Conditional(decoder, unveil.VonMises(1, unit=360.0 / math.tau)),
+        posterior=unveil.Conditional(Zeros(), unveil.DiagonalGaussian(1)),
+    )
+    where = {"wind": (100, 260)}
+    values = fulfilled(schema, where, sample_where(vae, conditions(schema, where), 4000).x)[:, 0]
+    assert ((values >= 100) & (values <= 260)).all()
+    return z_score(torch.from_numpy((values < 180).astype(float)), 0.5)
+
+
+def test_angles_fall_evenly_on_both_sides_of_the_seam(monkeypatch) -> None:
+    assert abs(share_before_the_seam()) < SURELY_WRONG
+    within = conditional.draw_within
+    monkeypatch.setattr(
+        conditional,
+        "draw_within",
+        lambda ends, likelihood, randomness: within(
+            replace(ends, turn=0 * ends.turn), likelihood, randomness
+        ),
+    )
+    assert abs(share_before_the_seam()) > CAUGHT
+
+
 class Zeros(torch.nn.Module):
     """An encoder that says nothing."""
 
@@ -443,7 +474,7 @@ def pit_of_truncated(seed: int) -> Tensor:
     spread = torch.ones(20_000, 3, dtype=torch.float64)
     likelihood = Cells(Normal(LOCATIONS * spread, spread), event_dims=1)
     ends = Conditions(equal=torch.full_like(LOW, math.nan), low=LOW, high=HIGH)
-    x = conditional.draw_within(likelihood, ends, generator(seed, "test")).numpy()
+    x = conditional.draw_within(ends, likelihood, generator(seed, "test")).numpy()
     where = stats.truncnorm(LOW - LOCATIONS, HIGH - LOCATIONS, loc=LOCATIONS)
     return torch.from_numpy(where.cdf(x))[:, :2]
 
@@ -454,7 +485,7 @@ def test_draws_within_a_range_have_the_truncated_distribution() -> None:
 
 
 def test_draws_moved_to_the_ends_are_noticed(monkeypatch) -> None:
-    def moved(likelihood: Any, ends: Conditions, randomness: Any) -> Tensor:
+    def moved(ends: Conditions, likelihood: Any, randomness: Any) -> Tensor:
         return torch.maximum(torch.minimum(unveil_draw(likelihood, (), randomness), HIGH), LOW)
 
     monkeypatch.setattr(conditional, "draw_within", moved)
@@ -465,7 +496,7 @@ def test_draws_moved_to_the_ends_are_noticed(monkeypatch) -> None:
 def test_no_draw_lies_outside_of_its_range_however_improbable_that_is() -> None:
     likelihood = Cells(Normal(LOCATIONS.expand(50, 3), 1.0), event_dims=1)
     ends = Conditions(equal=torch.full_like(LOW, math.nan), low=LOW, high=HIGH)
-    x = conditional.draw_within(likelihood, ends, generator(0, "test"))
+    x = conditional.draw_within(ends, likelihood, generator(0, "test"))
     assert bool(((x >= LOW) & (x <= HIGH)).all())
 
 

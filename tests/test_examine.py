@@ -19,6 +19,7 @@ from unveil.cli.common import Common
 from unveil.cli.main import run
 from unveil.cli.screen import show_evaluation
 from unveil.diagnostics.calibration import calibrate
+from unveil.errors import InputError
 from unveil.evaluation import Evaluation
 from unveil.evidence import tuning
 from unveil.evidence.effort import Effort
@@ -156,6 +157,12 @@ def test_what_contradicts_a_replay_is_refused(folder: Path, tmp_path: Path, caps
     ):
         assert run([*words, *options]) == 2
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", [{"draws": 5}, {"delta": 0.05}, {"budget": 9.0}])
+def test_an_effort_is_not_overruled_in_silence(named: dict[str, Any], fitted_to: Fits) -> None:
+    with pytest.raises(InputError, match="expected an effort alone"):
+        fitted_to(TABLE, {"latent": 4}).evaluate(NEW, effort=SMALL, **named)
 
 
 def test_the_smallest_budget_leaves_a_certified_bound(fitted_to: Fits) -> None:

@@ -38,6 +38,7 @@ from unveil.errors import InputError
 from unveil.evidence.simulated import simulate
 from unveil.imputation import missing as core
 from unveil.imputation.missing import completions, expected
+from unveil.imputation.table import ANYWHERE, Imputation
 from unveil.likelihoods.classes import Classes
 from unveil.noise import generator
 
@@ -461,6 +462,39 @@ def test_wider_intervals_hold_narrower_ones(fitted: unveil.Fitted) -> None:
     assert (wide.low[there] <= narrow.low[there]).all()
     assert (wide.high[there] >= narrow.high[there]).all()
     assert (wide.high - wide.low)[there].sum() > 1.3 * (narrow.high - narrow.low)[there].sum()
+
+
+def outside(found: Imputation, name: str) -> int:
+    """How many draws and ends of a column lie beyond the values that were seen of it."""
+    place = found.rows.names.index(name)
+    told = [found.draws[..., place], found.low[:, place], found.high[:, place]]
+    values = np.concatenate([each.ravel() for each in told])
+    return int(((values < np.nanmin(HOLED[name])) | (values > np.nanmax(HOLED[name]))).sum())
+
+
+def test_what_fills_gaps_is_within_what_was_seen(fitted: unveil.Fitted, monkeypatch) -> None:
+    asked = {"draws": 20, "intervals": 0.999}
+    found = fitted.imputation(pa.table(HOLED), **asked)
+    assert [outside(found, name) for name in ("real", "tenths", "count")] == [0, 0, 0]
+    monkeypatch.setattr(unveil.Fitted, "within", ANYWHERE)  # the mutant
+    assert outside(fitted.imputation(pa.table(HOLED), **asked), "real") > 20
+
+
+def test_small_integers_are_filled_by_small_integers() -> None:
+    greys = pd.array(np.arange(60) * 4 + 10, dtype="UInt8")
+    frame = pd.DataFrame({"grey": greys, "size": np.arange(60) / 7})
+    frame.loc[::5, "grey"] = pd.NA
+    filled = unveil.fit(frame, latent=1, epochs=1).impute(frame, draws=9)
+    assert filled["grey"].dtype == "UInt8"
+    assert filled["grey"].between(14, 246).all()
+
+
+def test_only_intervals_that_are_asked_for_are_spoken_of() -> None:
+    table = {name: HOLED[name][:12] for name in ("real", "tenths")}
+    model = unveil.fit(pa.table(table), latent=1, epochs=1)
+    assert not any("interval" in said for said in model.imputation(pa.table(table)).warnings)
+    said = model.imputation(pa.table(table), intervals=0.99).warnings
+    assert any("99% intervals are not calibrated" in sentence for sentence in said)
 
 
 def test_arrays_come_back_as_arrays() -> None:

@@ -28,7 +28,7 @@ from unveil.evidence.hmc import Bridge, Point
 from unveil.evidence.importance import importance
 from unveil.evidence.tuning import Sizes
 from unveil.evidence.weights import Tally, Weights
-from unveil.inference import FEWEST_EFFECTIVE, LARGEST_RHAT, Inference, stands
+from unveil.inference import FEWEST_EFFECTIVE_OF_CHAINS, LARGEST_RHAT, Inference, stands
 from unveil.networks.mlp import Decoder, Encoder, FillsGaps
 
 MODEL = a_linear_gaussian()
@@ -328,7 +328,7 @@ def test_split_rhat_is_one_for_chains_that_agree_and_sees_three_ways_of_disagree
     for apart in (alike + first, alike * (1 + 2 * first), alike + trend):
         assert float(split_rhat(apart)) > 1.05
     assert float(split_rhat(torch.zeros(100, 4, 1))) == math.inf
-    assert float(effective_draws(torch.zeros(100, 4, 1))) < FEWEST_EFFECTIVE
+    assert float(effective_draws(torch.zeros(100, 4, 1))) < FEWEST_EFFECTIVE_OF_CHAINS
     heavy = torch.tan(math.pi * (torch.special.ndtr(alike) - 0.5))  # Cauchy, without a mean
     assert float(split_rhat(heavy)) < LARGEST_RHAT
 

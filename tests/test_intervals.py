@@ -121,6 +121,15 @@ def test_a_column_with_enough_cells_has_a_stretch_of_its_own() -> None:
     assert found.stretch(3, 0.5).tolist() == [2.0, 2.0, 2.0]
 
 
+def test_a_column_speaks_for_itself_at_the_levels_that_its_rows_can_tell() -> None:
+    """60 rows say where 90 % lie, and not where 99 % do, which 300 together say."""
+    cells = torch.cat([torch.zeros(60), torch.ones(240)]).long()
+    distances = torch.cat([torch.full((60,), 2.0), torch.full((240,), 3.0)]).double()
+    found = Intervals(cells=cells, distances=distances, rows=torch.arange(300))
+    assert found.stretch(2, 0.9).tolist() == [2.0, 3.0]
+    assert found.stretch(2, 0.99).tolist() == [3.0, 3.0]
+
+
 def test_a_grid_holds_what_its_rounded_ends_hold() -> None:
     """Brute force over the grid: distance ≤ c just where the ends, rounded, hold x."""
     step = 0.5

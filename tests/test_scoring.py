@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pytest
 import torch
@@ -433,6 +434,34 @@ def test_the_most_unusual_rows_alone_are_explained(fitted: unveil.Fitted) -> Non
     assert fitted.score(odd).why is None
 
 
+MIXED = pa.table(
+    {
+        "size": np.resize([0, 1, 2, 3], 420),
+        "weight": np.exp(normal(20, 420).numpy()),
+        "colour": np.resize(["red", "blue"], 420),
+    }
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_column_cannot_hold_is_less_usual_than_all_else(kind: str, tmp_path: Path) -> None:
+    fitted = fit(MIXED, latent=2, epochs=1)
+    new = {"size": [1, 1.5, 2, 3], "weight": [1, 1, -4.0, 1], "colour": ["red"] * 3 + ["green"]}
+    scores = fitted.score(pa.table(new), kind=kind, why=True, draws=5)
+    assert np.isfinite(scores.log_evidence).tolist() == [True, False, False, False]
+    assert (scores.score[1:] == -np.inf).all() and scores.score[0] > -np.inf
+    assert scores.p_value[1:].tolist() == [1 / (1 + fitted.calibration.num_rows)] * 3
+    assert scores.p_value[0] > scores.p_value[1]
+    assert [reason.split(", expected ")[0] for reason in scores.reasons[1:]] == [
+        "size 1.5", "weight -4", "colour green",
+    ]  # fmt: skip
+    assert scores.notes[-1].startswith("3 rows hold what their columns cannot")
+    possible = pa.table({**new, "size": [1, 1, 2, 3], "weight": [1] * 4, "colour": ["red"] * 4})
+    assert scores.score[0] == fitted.score(possible, kind=kind, draws=5).score[0]
+    marked = pa.table({**new, "odd": [0, 1, 1, 1]})
+    assert fitted.tells_odd_rows(marked, "odd", draws=5).by_kind[kind].auroc.value == 1.0
+
+
 def test_pictures_keep_figures_and_no_rows(tmp_path: Path) -> None:
     pictures = np.random.default_rng(1).integers(0, 17, size=(400, 4, 4))
     images = fit(pictures, latent=2, epochs=1)
@@ -513,6 +542,17 @@ def test_where_odd_rows_are_marked_the_best_score_is_told(
     table = pyarrow.csv.read_csv(out)
     assert table.column_names == ["log_evidence", "p_value", "odd"]
     assert table["log_evidence"].to_pylist() == model.score(csv).log_evidence.tolist()
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int64", "float32", "bool"])
+def test_marks_may_be_numbers_of_any_kind(fitted, kind: str) -> None:
+    names = [f"x{column}" for column in range(DATA.shape[1])]
+    columns = dict(zip(names, DATA[:6].T, strict=True))
+    said = [
+        fitted.tells_odd_rows(pyarrow.table({**columns, "odd": marks}), "odd", draws=5)
+        for marks in (np.array([0, 1, 0, 0, 1, 0], kind), [0, 1, 0, 0, 1, 0])
+    ]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(

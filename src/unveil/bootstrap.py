@@ -65,7 +65,10 @@ def bootstrapped(
         picked = torch.randint(len(places), (len(places),), generator=randomness).numpy()
         own = int(torch.randint(2**31, (), generator=randomness))
         vae = refit(fitted, rows.take(places[picked]), seed=own)
-        tables.append(complete(vae, fitted.schema, rows, x, given, 1, shift=shift, seed=own))
+        made = complete(
+            vae, fitted.schema, rows, x, given, 1, within=fitted.within, shift=shift, seed=own
+        )
+        tables.append(made)
         on_part((number + 1) / models)
     return replace(found, draws=np.concatenate(tables))
 

@@ -7,7 +7,7 @@ off where the condition says so.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast, final
 
 import numpy as np
@@ -43,7 +43,7 @@ PROPOSALS_PER_ROW = 20
 FEWEST_PROPOSALS, MOST_PROPOSALS = 20_000, 200_000
 # With fewer effective draws than these the rows say more of chance than of the conditions, and with
 # more rows than so many to each of them they would be one z over and over.
-FEWEST_EFFECTIVE = 20.0
+FEWEST_EFFECTIVE_TO_SAMPLE = 20.0
 MOST_ROWS_PER_EFFECTIVE = 50
 AT_ONCE = 4096
 # A cell that lies outside of its ends is drawn anew so often before its distribution is inverted.
@@ -63,12 +63,14 @@ class Conditions:
     """What is asked of the cells of a table's row, in model units, float64.
 
     ``equal`` holds the value that a cell must have, ``low`` and ``high`` the ends that it must lie
-    between; NaN where nothing is asked. On a grid the ends lie half a step outside its points.
+    between; NaN where nothing is asked. On a grid the ends lie half a step outside its points. An
+    angle's ends count on after a ``turn``, which is 0 for other cells.
     """
 
     equal: Ends
     low: Ends
     high: Ends
+    turn: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @classmethod
     def none(cls, num_cells: int) -> "Conditions":
@@ -85,19 +87,23 @@ class Conditions:
         """These, and those of the others on cells that these ask nothing of."""
         asks = self.between | ~torch.isnan(self.equal)
 
-        def both(mine: Ends, theirs: Ends) -> Ends:
+        def both(mine: Tensor, theirs: Tensor) -> Ends:
             return torch.where(asks, mine, theirs)
 
         return Conditions(
             equal=both(self.equal, others.equal),
             low=both(self.low, others.low),
             high=both(self.high, others.high),
+            turn=both(self.turn, others.turn),
         )
 
     def to(self, device: torch.device) -> "Conditions":
         """The same on a device."""
         return Conditions(
-            equal=self.equal.to(device), low=self.low.to(device), high=self.high.to(device)
+            equal=self.equal.to(device),
+            low=self.low.to(device),
+            high=self.high.to(device),
+            turn=self.turn.to(device),
         )
 
 
@@ -131,11 +137,11 @@ def sample_where(
         P(conditions|z) = Π_{j equal} p(x_j|z) · Π_{k between} [F_k(high_k|z) − F_k(low_k|z)]
 
     Then z is drawn anew with probabilities ∝ w, and the cells from p(x|z): one that must equal a
-    value is set to it, one between ends is drawn by the inverse of its distribution function within
-    them. Half of the proposals come from the prior, so that no weight exceeds 2 P(conditions|z),
-    however wrong q is. Exact as the number of proposals grows; ``ess`` says how far along that is.
-    Cells of which nothing is asked are drawn between the ends of ``seen``, where it has any; they
-    do not change the weights. ``given`` is one row of covariates for all. Raises InputError for
+    value is set to it, one between ends is drawn from what of its distribution lies there. Half of
+    the proposals come from the prior, so that no weight exceeds 2 P(conditions|z), however wrong q
+    is. Exact as the number of proposals grows; ``ess`` says how far along that is. Cells of which
+    nothing is asked are drawn between the ends of ``seen``, where it has any; they do not change
+    the weights. ``given`` is one row of covariates for all. Raises InputError for
     n < 1, for conditions that the model finds impossible, and where too few effective draws stand
     behind n rows.
     Source: Rubin 1988 (sampling importance resampling); Owen & Zhou 2000 (defensive mixtures).
@@ -233,33 +239,38 @@ def _drawn(
     """One row x ~ p(x|z, conditions) for each z, float64."""
     c = None if given is None else given.expand(len(z), -1)
     likelihood = cast(Cells | Joined, model.likelihood(z, c))
-    x = draw_within(likelihood, conditions, randomness)
+    x = draw_within(conditions, likelihood, randomness)
     return torch.where(torch.isnan(conditions.equal), x, conditions.equal)
 
 
-def draw_within(likelihood: Distribution, conditions: Conditions, randomness: Generator) -> Tensor:
+def draw_within(conditions: Conditions, likelihood: Distribution, randomness: Generator) -> Tensor:
     """x ~ p(x|z, low ≤ x ≤ high), float64, of a likelihood of flat rows where ends are asked for.
 
     A cell outside is drawn anew some times; where none falls between its ends, by the inverse of
     its distribution function there. Either way it has the likelihood's own shape, cut off.
     """
-    x = draw(likelihood, (), randomness).double()
     if not bool(conditions.between.any()):
-        return x
+        return draw(likelihood, (), randomness).double()
+
+    def fresh() -> Tensor:
+        x = draw(likelihood, (), randomness).double()
+        return torch.where(x < conditions.low, x + conditions.turn, x)
+
+    x = fresh()
     for _ in range(DRAWN_ANEW):
         outside = _outside(x, conditions)
         if not bool(outside.any()):
             return x
-        x = torch.where(outside, draw(likelihood, (), randomness).double(), x)
+        x = torch.where(outside, fresh(), x)
     cells = cast(Cells | Joined, likelihood)
     return torch.where(_outside(x, conditions), _within(cells, conditions, randomness), x)
 
 
-def _outside(x: Drawn, conditions: Conditions) -> Tensor:
+def _outside(x: Tensor, conditions: Conditions) -> Tensor:
     return (x < conditions.low) | (x > conditions.high)
 
 
-def _within(likelihood: Cells | Joined, conditions: Conditions, randomness: Generator) -> Drawn:
+def _within(likelihood: Cells | Joined, conditions: Conditions, randomness: Generator) -> Tensor:
     """x_k = F_k⁻¹(F_k(low) + u [F_k(high) − F_k(low)]), u ~ U(0, 1), of the cells with ends."""
     below, above = _ends(likelihood, conditions)
     u = torch.rand(below.shape, generator=randomness, device=below.device, dtype=below.dtype)
@@ -290,11 +301,11 @@ def _require_enough(ess: float, n: int, number: int) -> None:
             f"expected conditions that rows can meet, but none of {number} draws of the model "
             "could; correct them, or ask for less at a time"
         )
-    if ess < FEWEST_EFFECTIVE:
+    if ess < FEWEST_EFFECTIVE_TO_SAMPLE:
         raise InputError(
             f"expected conditions that the model meets often enough, but of {number} draws only "
-            f"{ess:.1f} count in effect, where {FEWEST_EFFECTIVE:.0f} are needed; widen an "
-            "interval, or leave a condition out"
+            f"{ess:.1f} count in effect, where {FEWEST_EFFECTIVE_TO_SAMPLE:.0f} are needed; "
+            "widen an interval, or leave a condition out"
         )
     most = int(MOST_ROWS_PER_EFFECTIVE * ess)
     if n > most:
@@ -331,6 +342,7 @@ def conditions(schema: Schema, where: Mapping[str, Any]) -> Conditions:
             f"{listed(unknown)} came; correct the name, or leave it out"
         )
     x = {name: np.full(len(schema.columns), np.nan) for name in ("equal", "low", "high")}
+    x["turn"] = np.array([2 * math.pi if c.kind == ANGLE else 0.0 for c in schema.columns])
     for name, asked in _settled(where).items():
         place = schema.names.index(name)
         column = schema.columns[place]
@@ -360,6 +372,25 @@ def seen_range(schema: Schema, rows: Rows) -> Conditions:
             ends[place] = _edges(column, float(there.min()), float(there.max()))
     low, high = torch.from_numpy(ends[list(schema.modelled)]).unbind(1)
     return replace(Conditions.none(schema.dims), low=low.contiguous(), high=high.contiguous())
+
+
+def values_seen(schema: Schema, seen: Conditions) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of ``seen_range`` in the data's own units, float64 (column,), infinite where nothing
+    is known; of a grid, its outermost points.
+
+    >>> from unveil.data.schema import Column
+    >>> schema = Schema((1,), (Column("age", "grid", 40.0, 10.0, step=1.0),), gaps=False)
+    >>> values_seen(schema, seen_range(schema, Rows(np.array([[20.0], [60.0]]))))
+    (array([20.]), array([60.]))
+    """
+    ends = np.tile([[-np.inf], [np.inf]], len(schema.columns))
+    outside = torch.stack([seen.low, seen.high]).double().numpy()
+    for cell, place in enumerate(schema.modelled):
+        if not np.isnan(outside[:, cell]).any():
+            column = schema.columns[place]
+            inwards = column.step * np.array([0.5, -0.5])
+            ends[:, place] = column.nearest(outside[:, cell] * column.unit + column.shift + inwards)
+    return ends[0], ends[1]
 
 
 def fulfilled(schema: Schema, where: Mapping[str, Any], x: Drawn) -> np.ndarray:
@@ -444,6 +475,11 @@ def _ends_of(column: Column, asked: Sequence[Any]) -> tuple[float, float]:
             f"{high:.9g} came, which is impossible; leave the condition out"
         )
     if low > high and column.kind != ANGLE:
+        if None in asked:
+            raise InputError(
+                f"expected an end that values of column {column.name!r} reach, {column.expected}, "
+                f"but {next(end for end in asked if end is not None)!s} came; correct it"
+            )
         raise InputError(
             f"expected the lower end first as a condition on column {column.name!r}, but "
             f"{low:.9g} and {high:.9g} came; exchange them"

@@ -11,12 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unveil.diagnostics.calibration import calibrate
-from unveil.diagnostics.criticism import leave_one_out, predictive_checks
+from unveil.diagnostics.calibration import Calibration, calibrate
+from unveil.diagnostics.criticism import (
+    LeaveOneOut,
+    PredictiveChecks,
+    leave_one_out,
+    predictive_checks,
+)
 from unveil.diagnostics.gap import Gap, encoder_gap, gap
 from unveil.diagnostics.means import Mean
 from unveil.diagnostics.surgery import curve_from_prior, surgery
 from unveil.diagnostics.words import in_words
+from unveil.evidence.annealing import Schedule
 from unveil.evidence.bound import SIDED, Bound, Guarantee, InversionError, Side, require_order
 from unveil.evidence.effort import Effort
 from unveil.evidence.importance import Importance, importance
@@ -24,6 +30,7 @@ from unveil.evidence.row_bounds import RowBounds, lower, row_error
 from unveil.evidence.sandwich import (
     Certificate,
     Sandwich,
+    Schedules,
     between,
     carried_over,
     certificate,
@@ -42,7 +49,7 @@ from unveil.units import active_units, collapse_warning, posterior_moments
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # Fewer effective draws than this say little about a row's evidence beyond the ELBO.
-FEWEST_EFFECTIVE_DRAWS = 10
+FEWEST_EFFECTIVE_TO_BOUND = 10
 # Beyond this distance from an even chance, real rows are told from simulated ones by their weights.
 MOST_UNLIKE = 0.25
 # Of few rows so many standard errors are less than that.
@@ -191,7 +198,7 @@ def evaluate(
 
     Such draws bound log p(x) from below alone, in expectation. Raises as ``importance`` does.
     """
-    return _by_draws(subject, num_samples, on_tile)[0]
+    return _by_draws(subject, num_samples, on_tile).evaluation
 
 
 def examine(
@@ -208,34 +215,53 @@ def examine(
     that looks at ``effort.rows`` rows at most, chosen by their digests; what they say of the
     evidence is carried over to all rows, in expectation. Raises as ``anneal`` does.
     """
-    plain, iwae = _by_draws(subject, effort.draws, part(on_part, 0.0, 0.1))
+    drawn = _by_draws(subject, effort.draws, part(on_part, 0.0, 0.1))
     settings = effort.document() | {"seed": subject.seed}
-    collapsed = plain.warnings[: len(plain.warnings) - len(plain.lower.warnings)]
     if effort.rows == 0:
-        floor, ceiling = _at_once(subject, iwae, effort)
-        warnings = collapsed + floor.warnings
-        return replace(plain, settings=settings, lower=floor, upper=ceiling, warnings=warnings)
+        floor, ceiling = _at_once(subject, drawn.iwae, effort)
+        return replace(
+            drawn.evaluation,
+            settings=settings,
+            lower=floor,
+            upper=ceiling,
+            warnings=drawn.collapse + floor.warnings,
+        )
     at = _chosen(subject, effort.rows)
-    bounds = _bounds(subject, at, iwae, effort, sizes, on_part)
-    found = _diagnose(subject.of(at), effort, sizes, bounds.rows_upper, on_part)
+    schedules = effort.schedules(sizes)
+    bounds = _bounds(subject, at, drawn.iwae, effort, schedules, on_part)
+    found = _diagnosed(subject.of(at), effort, schedules.far, bounds.rows_upper, on_part)
     on_part(1.0)
     return replace(
-        plain,
+        drawn.evaluation,
         lower=bounds.lower,
         upper=bounds.upper,
         bits_per_dim=_bits(bounds.lower, subject),
         bounds=bounds.tried,
         simulated=bounds.simulated,
         settings=settings,
-        warnings=collapsed + bounds.lower.warnings + bounds.warnings,
-        **found,
+        warnings=drawn.collapse + bounds.lower.warnings + bounds.warnings,
+        gap=found.gap,
+        latents=found.latents,
+        calibration=found.calibration,
+        criticism=found.criticism,
+        words=found.words,
     )
 
 
-def _by_draws(
-    subject: Subject, num_samples: int, on_tile: Callable[[float], None]
-) -> tuple[Evaluation, RowBounds]:
-    """What draws of q(z|x) say, and how they bound each row."""
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """What draws of q(z|x) say, how they bound each row, and a warning of unused latents or none.
+
+    The evaluation has that warning as well; it stands whatever bounds the evidence in the end.
+    """
+
+    evaluation: Evaluation
+    iwae: RowBounds
+    collapse: tuple[str, ...]
+
+
+def _by_draws(subject: Subject, num_samples: int, on_tile: Callable[[float], None]) -> _Drawn:
     result = importance(
         subject.model,
         subject.x,
@@ -247,7 +273,8 @@ def _by_draws(
     iwae = iwae_of(result, subject.seed)
     floor = iwae.mean(subject.digests)
     active = active_units(result.means)
-    collapse, units = collapse_warning(active.tolist(), len(subject)), result.rate_per_unit
+    collapse = tuple(filter(None, [collapse_warning(active.tolist(), len(subject))]))
+    units = result.rate_per_unit
     evaluation = Evaluation(
         rows=len(subject),
         dims=math.prod(subject.x.shape[1:]),
@@ -281,9 +308,9 @@ def _by_draws(
         },
         gains={name: _gain(iwae, alone) for name, alone in subject.baselines.items()},
         bounds=(floor,),
-        warnings=(() if collapse is None else (collapse,)) + floor.warnings,
+        warnings=collapse + floor.warnings,
     )
-    return evaluation, iwae
+    return _Drawn(evaluation=evaluation, iwae=iwae, collapse=collapse)
 
 
 def _gain(floor: RowBounds, alone: PerRow | None) -> dict[str, Any] | None:
@@ -294,11 +321,6 @@ def _gain(floor: RowBounds, alone: PerRow | None) -> dict[str, Any] | None:
     return Mean.over_rows(floor.values - alone).document() | {"method": floor.method}
 
 
-def _told(mean: Mean, guarantee: Guarantee, side: Side | None) -> dict[str, Any]:
-    """A mean as plain JSON, with what it is worth."""
-    return mean.document() | {"side": side, "guarantee": guarantee}
-
-
 def iwae_of(result: Importance, seed: int) -> RowBounds:
     """log (1/K) Σ w_k of each row, a lower bound in expectation (Burda et al. 2016)."""
     settings = {"num_samples": result.num_samples, "seed": seed}
@@ -307,11 +329,11 @@ def iwae_of(result: Importance, seed: int) -> RowBounds:
 
 def few_effective_draws(result: Importance) -> tuple[str, ...]:
     """A warning where the draws of q(z|x) leave the bound of many rows loose."""
-    few = float((result.ess < FEWEST_EFFECTIVE_DRAWS).double().mean())
-    if result.num_samples < 2 * FEWEST_EFFECTIVE_DRAWS or few < 0.05:
+    few = float((result.ess < FEWEST_EFFECTIVE_TO_BOUND).double().mean())
+    if result.num_samples < 2 * FEWEST_EFFECTIVE_TO_BOUND or few < 0.05:
         return ()
     return (
-        f"{few:.0%} of rows have fewer than {FEWEST_EFFECTIVE_DRAWS} effective draws of "
+        f"{few:.0%} of rows have fewer than {FEWEST_EFFECTIVE_TO_BOUND} effective draws of "
         f"{result.num_samples}: there the bound is loose; take more draws",
     )
 
@@ -334,11 +356,11 @@ def _bounds(
     at: Tensor,
     iwae: RowBounds,
     effort: Effort,
-    sizes: Sizes,
+    schedules: Schedules,
     on_part: Callable[[float], None],
 ) -> _Bounds:
     """Bounds by all methods for the rows numbered ``at``, carried over to all rows."""
-    some, schedules = subject.of(at), effort.schedules(sizes)
+    some = subject.of(at)
     found, near = sandwich(
         some.model,
         some.x,
@@ -427,81 +449,155 @@ def _doubts(found: Sandwich, simulated: Certificate, rows: int) -> tuple[str, ..
     return (*found.doubts, *((sentence,) if unlike else ()))
 
 
-def _diagnose(
+# ---- the diagnostics ---------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Diagnosed:
+    """The diagnostics as an evaluation holds them; none of rows that show nothing."""
+
+    gap: Mapping[str, Any] | None = None
+    latents: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+    criticism: Mapping[str, Any] | None = None
+    words: str = ""
+
+
+def _diagnosed(
     subject: Subject,
     effort: Effort,
-    sizes: Sizes,
+    far: Schedule,
     rows_upper: RowBounds | None,
     on_part: Callable[[float], None],
-) -> dict[str, Any]:
-    """The diagnostics of some rows: the fields of an evaluation that hold them."""
+) -> _Diagnosed:
+    """The diagnostics of some rows, whose log p(x) lies below ``rows_upper`` where that is known:
+    of the gap and the curve from p(z) for a tile of them, of all else for all."""
     shown = (~torch.isnan(subject.x)).flatten(1).any(1).nonzero()[:, 0]
     if len(shown) == 0:  # nothing to be learned of rows that show nothing
-        return {}
+        return _Diagnosed()
     some = subject.of(shown)
     looked_at = _chosen(some, ROWS_PER_TILE)
-    few, model, seed = some.of(looked_at), some.model, some.seed
-    own = _gap(few, effort)
-    on_part(0.85)
-    seen = subject.training
-    beyond = None if seen is None else encoder_gap(own, _gap(seen.first(ROWS_PER_TILE), effort))
-    on_part(0.9)
-    amortisation = Mean.over_rows(own.amortisation)
-    sided = rows_upper is not None and rows_upper.guarantee in SIDED and own.of_the_family
-    approximation = (
-        None
-        if rows_upper is None
-        else Mean.over_rows(own.approximation(rows_upper[shown.cpu()[looked_at]].values))
-    )
-    held = surgery(model, some.x, some.given, seed=seed) if len(some) > 1 else None
-    far = replace(effort.schedules(sizes).far, num_temperatures=CURVE_TEMPERATURES)
-    curve = curve_from_prior(model, few.x, far, few.given, seed=seed)
+    few = some.of(looked_at)
+    ceiling = None if rows_upper is None else rows_upper[shown.cpu()[looked_at]]
+    lost = _lost(few, effort, ceiling, part(on_part, 0.75, 0.9))
+    split = surgery(some.model, some.x, some.given, seed=some.seed) if len(some) > 1 else None
+    few_steps = replace(far, num_temperatures=CURVE_TEMPERATURES)
+    curve = curve_from_prior(few.model, few.x, few_steps, few.given, seed=few.seed)
     on_part(0.95)
-    calibrated = calibrate(model, some.x, some.given, seed=seed)
-    checks = predictive_checks(model, some.x, some.given, names=some.names, seed=seed)
-    alone = (
-        leave_one_out(model, some.x, some.given, names=some.names, seed=seed)
-        if _knows_gaps(some)
-        else None
-    )
-    return {
-        "gap": {
-            "rows": len(few),
-            "amortisation": _told(amortisation, "in_expectation", "lower"),
-            "approximation": (
-                None
-                if approximation is None
-                else _told(approximation, "in_expectation", "upper")
-                if sided
-                else _told(approximation, "heuristic", None)
-            ),
-            "encoder": None if beyond is None else _told(beyond, "heuristic", None),
-        },
-        "latents": (held.document() if held is not None else {})
-        | {"rate_distortion": curve.document()},
-        "calibration": calibrated.document(),
-        "criticism": {
-            "predictive_checks": checks.document(),
-            "leave_one_out": None if alone is None else alone.document(),
-        },
-        "words": in_words(
+    calibrated = calibrate(some.model, some.x, some.given, seed=some.seed)
+    criticised = _criticised(some)
+    return _Diagnosed(
+        gap=lost.document(),
+        latents=({} if split is None else split.document()) | {"rate_distortion": curve.document()},
+        calibration=calibrated.document(),
+        criticism=criticised.document(),
+        words=in_words(
             rows=len(some),
-            active_units=0 if held is None else held.active_units,
-            latents=model.num_latents,
-            amortisation=amortisation,
-            approximation=approximation if sided else None,
-            encoder_gap=beyond,
-            mutual_information=None if held is None else held.mutual_information,
-            marginal_kl=None if held is None else held.marginal_kl,
-            calibration=[
-                # The last sentence of a calibration says which rows it is about.
-                *calibrated.sentences[:-1][:MOST_FINDINGS],
-                calibrated.sentences[-1],
-                *checks.sentences[:MOST_FINDINGS],
-                *(() if alone is None else alone.sentences[:MOST_FINDINGS]),
-            ],
+            active_units=0 if split is None else split.active_units,
+            latents=some.model.num_latents,
+            amortisation=lost.amortisation,
+            approximation=lost.approximation if lost.is_sided else None,
+            encoder_gap=lost.encoder,
+            mutual_information=None if split is None else split.mutual_information,
+            marginal_kl=None if split is None else split.marginal_kl,
+            calibration=[*_most_telling(calibrated), *criticised.sentences],
         ),
-    }
+    )
+
+
+Worth = tuple[Guarantee, Side | None]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Lost:
+    """The parts of the gap of so many rows: what the encoder loses, what its family does, where an
+    upper bound is known, and what the encoder loses beyond rows that it was trained on.
+
+    ``is_sided`` says that the family loses at most what is told, in expectation.
+    """
+
+    rows: int
+    amortisation: Mean
+    approximation: Mean | None
+    encoder: Mean | None
+    is_sided: bool
+
+    def document(self) -> dict[str, Any]:
+        """The gap as plain JSON."""
+        above: Worth = ("in_expectation", "upper") if self.is_sided else ("heuristic", None)
+        return {
+            "rows": self.rows,
+            "amortisation": _told(self.amortisation, ("in_expectation", "lower")),
+            "approximation": _told(self.approximation, above),
+            "encoder": _told(self.encoder, ("heuristic", None)),
+        }
+
+
+def _told(mean: Mean | None, worth: Worth) -> dict[str, Any] | None:
+    """A mean as plain JSON, with what it is worth; None where it is not known."""
+    guarantee, side = worth
+    return None if mean is None else mean.document() | {"side": side, "guarantee": guarantee}
+
+
+def _lost(
+    subject: Subject,
+    effort: Effort,
+    rows_upper: RowBounds | None,
+    on_part: Callable[[float], None],
+) -> _Lost:
+    """Refine rows, and some that the model was trained on, to tell what each part loses."""
+    own, seen = _gap(subject, effort), subject.training
+    on_part(2 / 3)
+    beyond = None if seen is None else encoder_gap(own, _gap(seen.first(ROWS_PER_TILE), effort))
+    on_part(1.0)
+    return _Lost(
+        rows=len(subject),
+        amortisation=Mean.over_rows(own.amortisation),
+        approximation=(
+            None if rows_upper is None else Mean.over_rows(own.approximation(rows_upper.values))
+        ),
+        encoder=beyond,
+        is_sided=rows_upper is not None and rows_upper.guarantee in SIDED and own.of_the_family,
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Criticised:
+    """Rows held against replicates, and each column against the others where they can be hidden."""
+
+    checks: PredictiveChecks
+    alone: LeaveOneOut | None
+
+    def document(self) -> dict[str, Any]:
+        """The criticism as plain JSON."""
+        return {
+            "predictive_checks": self.checks.document(),
+            "leave_one_out": None if self.alone is None else self.alone.document(),
+        }
+
+    @property
+    def sentences(self) -> list[str]:
+        """The findings of each kind that are put into words."""
+        alone = () if self.alone is None else self.alone.sentences
+        return [*self.checks.sentences[:MOST_FINDINGS], *alone[:MOST_FINDINGS]]
+
+
+def _criticised(subject: Subject) -> _Criticised:
+    model, x, given, seed = subject.model, subject.x, subject.given, subject.seed
+    checks = predictive_checks(model, x, given, names=subject.names, seed=seed)
+    if not _knows_gaps(subject):
+        return _Criticised(checks=checks, alone=None)
+    alone = leave_one_out(model, x, given, names=subject.names, seed=seed)
+    return _Criticised(checks=checks, alone=alone)
+
+
+def _most_telling(calibrated: Calibration) -> list[str]:
+    """The findings of a calibration that are put into words, and which rows they are about."""
+    *findings, about = calibrated.sentences
+    return [*findings[:MOST_FINDINGS], about]
 
 
 def _gap(subject: Subject, effort: Effort) -> Gap:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -23,8 +24,9 @@ from unveil.conditional import (
     draw_within,
     fulfilled,
     sample_where,
+    values_seen,
 )
-from unveil.data.admit import fits
+from unveil.data.admit import fits, without_impossible
 from unveil.data.covariates import Covariates
 from unveil.data.encode import among, decode
 from unveil.data.frames import as_it_came, measured
@@ -37,7 +39,7 @@ from unveil.evidence.effort import Effort, require_budget
 from unveil.evidence.tuning import Sizes
 from unveil.feed import digests_of, to_given, to_tensors
 from unveil.imputation.intervals import TOLD_LEVEL, Intervals
-from unveil.imputation.table import Imputation, impute
+from unveil.imputation.table import ANYWHERE, Imputation, Within, impute
 from unveil.inference import Inference
 from unveil.judge import Case, cross_examine
 from unveil.latent import VAE
@@ -46,7 +48,7 @@ from unveil.scoring.calibration import Calibration, KeptRows, calibration_from
 from unveil.scoring.comparison import Telling, compare_scores, marked_odd, telling
 from unveil.scoring.densities import DRAWS as DRAWS_OF_SCORE
 from unveil.scoring.kinds import EVIDENCE, KINDS
-from unveil.scoring.odd import odd_cells, require_table
+from unveil.scoring.odd import impossible_cells, odd_cells, require_table
 from unveil.scoring.rows import MOST_WEIGHED, Scores, score_rows
 from unveil.settings import Settings, made_here
 from unveil.storage import (
@@ -80,10 +82,6 @@ MODEL_FILES = (
     "history.jsonl",
     "evaluation.json",
 )
-# Draws of z per row when a model is evaluated, unless asked for otherwise.
-DRAWS = 1000
-# The chance with which an interval may fail where both its ends are certified.
-DELTA = 0.05
 ROWS_SAMPLED_AT_ONCE = 4096
 # Of rows that are sparse or in a file, so many are in memory as the model sees them.
 ROWS_ENCODED = 4096
@@ -134,10 +132,14 @@ class Fitted:
         Raises InputError where they are not, and for a word that was never seen in training, unless
         ``unseen`` has it read as "missing".
         """
+        return fits(self.schema, self.read(data, label=label), unseen)
+
+    def read(self, data: Any, *, label: Collection[str] = ()) -> Rows:
+        """Any data as rows, before they are held against the model's columns; a ``label`` rides
+        along as at fit."""
         asked = self.settings.request
         brought = self.covariates.brought
-        rows = read_again(data, label=(*asked.label, *label), drop=asked.drop, given=brought)
-        return fits(self.schema, rows, unseen)
+        return read_again(data, label=(*asked.label, *label), drop=asked.drop, given=brought)
 
     def tensor(self, data: Any) -> Tensor:
         """Rows in model units, float32 (row, *event); grey levels read as probabilities are drawn
@@ -165,8 +167,8 @@ class Fitted:
         self,
         data: Any,
         *,
-        draws: int = DRAWS,
-        delta: float = DELTA,
+        draws: int | None = None,
+        delta: float | None = None,
         budget: float | None = None,
         effort: Effort | None = None,
         seed: int = 0,
@@ -175,31 +177,23 @@ class Fitted:
         """Bounds with guarantees on rows that the model was not trained on, nats per row.
 
         On data that the model has seen, its held-out rows are used and ``split`` says so; where
-        some rows are new, the new ones. ``draws`` of q(z|x) are taken of every row; how much
-        annealing and diagnosing is done suits the model, or takes about ``budget`` seconds, or is
-        ``effort``, such as an earlier evaluation's ``settings``. The interval is certified at 1 −
-        ``delta`` where both its ends are, and so is the one of simulated rows. Raises InputError
-        when no row is left, for draws < 1, and for a delta or a budget out of range.
+        some rows are new, the new ones. ``draws`` of q(z|x), 1000 unless named, are taken of every
+        row; how much annealing and diagnosing is done suits the model, or takes about ``budget``
+        seconds. The interval is certified at 1 − ``delta``, 0.05 unless named, where both its ends
+        are, and so is the one of simulated rows. All of that may come as ``effort`` instead, such
+        as an earlier evaluation's ``settings``. Raises InputError when no row is left, for draws <
+        1, for a delta or a budget out of range, and for any of them beside an ``effort``.
         """
-        try:
-            asked = Effort(draws=draws, delta=delta)
-            if budget is not None:
-                require_budget(budget)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-
-        def settle(vae: VAE, x: Tensor, given: Tensor | None) -> Effort:
-            if effort is not None:
-                return effort
-            return (
-                asked.of_usual(vae, x, given)
-                if budget is None
-                else asked.within(budget, vae, x, given)
+        asked = _asked(draws, delta, budget) if effort is None else effort
+        if effort is not None and any(named is not None for named in (draws, delta, budget)):
+            raise InputError(
+                "expected an effort alone, which settles draws, delta and budget, but one of them "
+                "came as well; leave it out, or make it the effort's: replace(effort, draws=500)"
             )
-
         given_rows = self.rows(data)
         keys = digests_of(given_rows, self.covariates)
         rows, which = self._rows_to_judge(given_rows, keys)
+        seen = self._rows_trained_on(given_rows, keys)
         case = Case(
             vae=self.vae,
             schema=self.schema,
@@ -207,16 +201,14 @@ class Fitted:
             baselines=self.baselines,
             seed=self.settings.seed,
         )
-        return cross_examine(
-            case,
-            rows,
-            self._rows_trained_on(given_rows, keys),
-            self.sizes,
-            settle,
-            seed=seed,
-            split=which,
-            on_part=on_part,
+        subject = replace(
+            case.subject(rows, seed=seed, split=which),
+            training=None if seen is None else case.trained_on(seen, seed=seed),
         )
+        if effort is None:
+            of = self.vae, subject.x, subject.given
+            asked = asked.of_usual(*of) if budget is None else asked.within(budget, *of)
+        return cross_examine(case, subject, asked, self.sizes, on_part=on_part)
 
     def infer(self, data: Any) -> Inference:
         """p(z|x) of rows, as something to work with: refined, drawn from, weighed.
@@ -319,6 +311,8 @@ class Fitted:
 
         ``kind`` is what is compared: evidence, reconstruction or typicality. With ``why`` the odd
         cells of each row are named, or of the ``top`` most unusual rows alone; that is a heuristic.
+        A row with a cell that its column cannot hold, such as a word never seen, has log-evidence
+        −inf and the least p-value.
         Raises InputError for an unknown kind, for draws or top below 1, for ``top`` without
         ``why``, and for ``why`` of rows that are no table.
 
@@ -338,13 +332,18 @@ class Fitted:
             )
         if why:
             require_table(self.schema)
-        rows = self.rows(data)
+        rows, beyond = without_impossible(self.schema, self.read(data))
         x, given = self._seen(rows)
+        never = torch.tensor([row in beyond for row in range(len(x))])
         share = 0.5 if why else 1.0
         scores = score_rows(
-            self.vae, x, self.calibration, given=given, kind=kind, num_samples=draws,
-            most_weighed=most_weighed, seed=seed, on_part=lambda part: on_part(share * part),
+            self.vae, x, self.calibration, given=given, impossible=never, kind=kind,
+            num_samples=draws, most_weighed=most_weighed, seed=seed,
+            on_part=lambda part: on_part(share * part),
         )  # fmt: skip
+        if beyond:
+            told = f"{len(beyond)} rows hold what their columns cannot: log p(x) is −∞ there"
+            scores = replace(scores, notes=(*scores.notes, told))
         trained = int(among(digests_of(rows, self.covariates), self.train_digests).sum())
         if trained:
             told = f"{trained} rows were trained on: their p-values are too large"
@@ -357,7 +356,10 @@ class Fitted:
             given=None if given is None else given[told_of],
             num_samples=draws, seed=seed, on_part=lambda part: on_part(0.5 + 0.5 * part),
         )  # fmt: skip
-        by_row = dict(zip(told_of.tolist(), found, strict=True))
+        by_row = {
+            row: (*impossible_cells(self.schema, beyond.get(row, {})), *odd)
+            for row, odd in zip(told_of.tolist(), found, strict=True)
+        }
         return replace(scores, why=tuple(by_row.get(row, ()) for row in range(len(x))))
 
     def compare_scores(self, *, draws: int = DRAWS_OF_SCORE, seed: int = 0) -> dict[str, float]:
@@ -391,7 +393,7 @@ class Fitted:
         >>> fitted.tells_odd_rows(marked, "odd").by_kind["evidence"].auroc.value
         1.0
         """
-        rows = self.rows(data, label=(label,))
+        rows = self.read(data, label=(label,))
         odd = marked_odd(rows, label)
         known = rows.take(~np.isnan(odd))
         scores = {
@@ -465,12 +467,21 @@ class Fitted:
             rows,
             *self._seen(rows),
             self.intervals,
+            within=self.within,
             draws=draws,
             level=intervals,
             shift=shift,
             seed=seed,
             on_part=on_part,
         )
+
+    @property
+    def within(self) -> Within:
+        """Where what is made up may lie: numbers of a table between the ends that were seen."""
+        if self.schema.shared:
+            return ANYWHERE
+        low, high = values_seen(self.schema, self.seen)
+        return Within(drawn=partial(draw_within, self.seen), low=low, high=high)
 
     def sample(
         self,
@@ -499,7 +510,7 @@ class Fitted:
         _require_rows(n)
         randomness = generator(seed, "sample", device=self.device)
         made = self._made(n, self._same_given(given or {}, n), randomness)
-        draws = [draw_within(likelihood, self.seen, randomness) for likelihood in made]
+        draws = [draw_within(self.seen, likelihood, randomness) for likelihood in made]
         values = self._decode(torch.cat(draws))
         return measured(self.schema, values, given=self._repeated(given, n))
 
@@ -726,6 +737,20 @@ class Fitted:
 def _require_rows(n: int) -> None:
     if n < 1:
         raise InputError(f"expected at least 1 row to sample, but {n} came; give more")
+
+
+def _asked(draws: int | None, delta: float | None, budget: float | None) -> Effort:
+    """The usual effort but for what is named, before it is settled for a model and its rows."""
+    try:
+        asked = Effort(
+            draws=Effort.draws if draws is None else draws,
+            delta=Effort.delta if delta is None else delta,
+        )
+        if budget is not None:
+            require_budget(budget)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return asked
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Fitted:

@@ -42,7 +42,7 @@ from unveil.units import posterior_moments
 LARGEST_KHAT = 0.7
 # Chains that differ by more have not mixed, and fewer effective draws leave a mean uncertain by
 # more than a tenth of its sd (Vehtari et al. 2021).
-LARGEST_RHAT, FEWEST_EFFECTIVE = 1.01, 100.0
+LARGEST_RHAT, FEWEST_EFFECTIVE_OF_CHAINS = 1.01, 100.0
 # Draws of q by which it is judged where nobody said how many.
 JUDGING_DRAWS = 1000
 # p(z) is that much farther from p(z|x) than q is, and takes that many more temperatures.
@@ -112,15 +112,15 @@ class HmcDraws:
         """What to hold against these draws, a sentence each."""
         # (Not a number is a warning as well.)
         apart = int((~(self.rhat <= LARGEST_RHAT)).any(-1).sum())
-        few = int((~(self.ess >= FEWEST_EFFECTIVE)).any(-1).sum())
+        few = int((~(self.ess >= FEWEST_EFFECTIVE_OF_CHAINS)).any(-1).sum())
         sentences = (
             f"{_of_rows(apart, self.acceptance)} R̂ is above {LARGEST_RHAT} (up to "
             f"{float(self.rhat.max()):.2f}): the chains have not mixed, and p(z|x) may have parts "
             "between which they do not pass; take more draws or a longer warm-up, and where it "
             "stays, do not rely on these draws",
             f"{_of_rows(few, self.acceptance)} the draws are worth fewer than "
-            f"{FEWEST_EFFECTIVE:g} independent ones (down to {float(self.ess.min()):.0f}); take "
-            "more draws or thin them more",
+            f"{FEWEST_EFFECTIVE_OF_CHAINS:g} independent ones (down to "
+            f"{float(self.ess.min()):.0f}); take more draws or thin them more",
         )
         return tuple(s for s, rows in zip(sentences, (apart, few), strict=True) if rows)
 

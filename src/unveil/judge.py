@@ -77,23 +77,14 @@ def judge(case: Case, rows: Rows, *, draws: int, seed: int, split: str) -> Evalu
 
 def cross_examine(
     case: Case,
-    rows: Rows,
-    trained_on: Rows | None,
+    subject: Subject,
+    effort: Effort,
     sizes: Sizes,
-    settle: Callable[[VAE, Tensor, Tensor | None], Effort],
     *,
-    seed: int,
-    split: str,
     on_part: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
-    """Evaluate a VAE as ``judge`` does, and examine how far its numbers can be trusted.
-
-    ``settle`` says how much is to be done for the rows as the model sees them. ``trained_on`` are
-    rows that the model was trained on, to set its encoder's gap beside that of new ones.
-    """
-    training = None if trained_on is None else case.trained_on(trained_on, seed=seed)
-    subject = replace(case.subject(rows, seed=seed, split=split), training=training)
-    effort = settle(case.vae, subject.x, subject.given)
+    """Evaluate a VAE as ``judge`` does, by one of its case's subjects, and examine how far its
+    numbers can be trusted."""
     result = examine(subject, effort, sizes, on_part=on_part)
     return replace(result, warnings=result.warnings + _floor_warnings(case.vae))
 

@@ -32,6 +32,16 @@ def generator(seed: int, *key: object, device: torch.device | str = "cpu") -> Ge
     return Generator(device=device).manual_seed(word)
 
 
+def standard_gamma(shape: Tensor, generator: Generator) -> Tensor:
+    """Draws of Gamma(a, rate 1), one for each shape a, of any shape.
+
+    >>> round(float(standard_gamma(torch.full((10_000,), 3.0), generator(0)).mean()))
+    3
+    """
+    # torch.distributions.Gamma draws with this same function, and keeps its generator from us.
+    return torch._standard_gamma(shape, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+
+
 @final
 class RowStreams:
     """One independent stream of draws per distinct row.

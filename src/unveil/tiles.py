@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unveil.data.encode import digests
@@ -191,3 +192,21 @@ def log_likelihoods(model: LatentVariableModel, tile: Tile, z: Latents) -> PerDr
     size = max(1, FLOATS_IN_CACHE // floats_per_draw(model, tile))
     few = z.split(size)
     return torch.cat([model.likelihood(each, tile.given).log_prob(tile.x) for each in few])
+
+
+def weighed(
+    model: LatentVariableModel, tile: Tile, num_samples: int, noise: Callable[[int], Tensor]
+) -> Iterator[tuple[Distribution, Latents, PerDraw]]:
+    """p(x|z), z and log w = log p(x, z) − log q(z|x), float64 nats, of draws z of q by ``noise``, a
+    chunk at a time. Raises ArithmeticError for a weight that is NaN or +∞."""
+    q, prior = model.posterior(tile.x, tile.given), model.prior(tile.given)
+    for size in chunks(num_samples, floats_per_draw(model, tile)):
+        z = q.push(noise(size))
+        likelihood = model.likelihood(z, tile.given)
+        log_w = prior.log_prob(z) + likelihood.log_prob(tile.x) - q.log_prob(z)
+        if not bool((log_w < math.inf).all()):
+            raise ArithmeticError(
+                "expected finite log-weights, got one that is not; the model's densities overflow "
+                "on these rows"
+            )
+        yield likelihood, z, log_w.double()

@@ -17,6 +17,7 @@ from unveil.families import Conditional, Family, raw_of
 from unveil.latent import VAE
 from unveil.likelihoods.binary import Bernoulli
 from unveil.likelihoods.counts import Poisson
+from unveil.noise import standard_gamma
 from unveil.posteriors.diagonal import DiagonalGaussian
 from unveil.priors.base import Prior
 from unveil.shapes import Given, PerRow, Rows
@@ -76,7 +77,7 @@ class LogitBeta(Conjugate):
 
     def draws(self, shape: torch.Size, generator: Generator) -> Tensor:
         """log G_a − log G_b of two gammas."""
-        on, off = (_gammas(p, shape, generator) for p in (self.a, self.b))
+        on, off = (standard_gamma(p.expand(shape), generator) for p in (self.a, self.b))
         return on.log() - off.log()
 
     def log_evidence(self, x: Rows) -> PerRow:
@@ -106,7 +107,7 @@ class LogGamma(Conjugate):
         return torch.digamma(shape) - rate.log(), torch.polygamma(1, shape)
 
     def draws(self, shape: torch.Size, generator: Generator) -> Tensor:
-        return _gammas(self.a, shape, generator).log() - self.b.log()
+        return standard_gamma(self.a.expand(shape), generator).log() - self.b.log()
 
     def log_evidence(self, x: Rows) -> PerRow:
         """log Γ(a + Σ x)/Γ(a) + a log b − (a + Σ x) log(b + n) − Σ log x!."""
@@ -185,8 +186,3 @@ def _(distribution: _OneLatent, shape: Sequence[int], generator: Generator) -> T
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
     return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-
-
-def _gammas(a: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
-    """Draws of Gamma(a, rate 1)."""
-    return torch._standard_gamma(a.expand(shape), generator=generator)

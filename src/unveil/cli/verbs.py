@@ -55,7 +55,6 @@ def evaluate(
 ) -> None:
     """How good is the model on these rows, and how sure is that?"""
     from unveil.cli.screen import bar, show_evaluation
-    from unveil.fitted import DELTA, DRAWS
 
     common.require_writable(figure, read=[model, data, *([] if replay is None else [replay])])
     effort, seed = None, common.seed
@@ -68,9 +67,9 @@ def evaluate(
     with bar("evaluating", common) as on_part:
         result = fitted.evaluate(
             data,
-            draws=DRAWS if draws is None else draws,
+            draws=draws,
             budget=budget,
-            delta=DELTA if delta is None else delta,
+            delta=delta,
             effort=effort,
             seed=seed,
             on_part=on_part,
@@ -313,6 +312,7 @@ def score(
     import numpy as np
 
     from unveil.cli.screen import bar
+    from unveil.data.admit import without_impossible
     from unveil.data.write import TABLE_SUFFIXES, require_own_names, require_suffix, write
     from unveil.scoring.densities import DRAWS
     from unveil.scoring.kinds import EVIDENCE
@@ -320,8 +320,9 @@ def score(
     require_suffix(output, [s for s in TABLE_SUFFIXES if not (why and s == ".npy")])
     common.require_writable(output, read=[model, data])
     fitted = _open(model, common)
-    rows = fitted.rows(data, label=() if label is None else (label,))
-    require_own_names(rows.labels, ("log_evidence", "p_value", "why", kind or EVIDENCE))
+    rows = fitted.read(data, label=() if label is None else (label,))
+    labels = without_impossible(fitted.schema, rows)[0].labels
+    require_own_names(labels, ("log_evidence", "p_value", "why", kind or EVIDENCE))
     told = None
     if label is not None:
         told = fitted.tells_odd_rows(
@@ -337,7 +338,7 @@ def score(
             seed=common.seed,
             on_part=on_part,
         )
-    write(output, _columns_of(scores) | dict(rows.labels))
+    write(output, _columns_of(scores) | dict(labels))
     for note in scores.notes:
         common.warn(note)
     for sentence in () if told is None else told.sentences():

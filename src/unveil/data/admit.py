@@ -89,6 +89,35 @@ def _set_aside(schema: Schema, rows: Rows) -> Rows:
     )
 
 
+def without_impossible(schema: Schema, rows: Rows) -> tuple[Rows, Mapping[int, Mapping[str, str]]]:
+    """The rows without the cells that their columns cannot hold, and what these were: for each
+    such row, by name of the column, the cell in words.
+
+    It is a value off its grid or beyond its end, a number below 0 among positive ones, a word that
+    was never seen. Of images and of sparse counts none is taken out. Raises InputError as `fits`
+    does for anything else.
+
+    >>> a = Column("a", "binary", step=1.0, low=0.0, high=1.0)
+    >>> schema = Schema((1,), (a,), gaps=False)
+    >>> rows, found = without_impossible(schema, Rows(np.array([[1.0], [7.0]]), names=("a",)))
+    >>> rows.values.tolist(), found
+    ([[1.0], [nan]], {1: {'a': '7'}})
+    """
+    if schema.shared or isinstance(rows.values, SparseCounts):
+        return fits(schema, rows), {}
+    came = _same_columns(schema, _set_aside(schema, rows))
+    known = _in_its_words(schema, came, "missing")
+    values = np.array(known.values, np.float64)
+    for column, cells in columns_of(schema, values):
+        cells[~column.admits(cells)] = np.nan
+    found: dict[int, dict[str, str]] = {}
+    for row, place in np.argwhere(np.isnan(values) & ~np.isnan(came.values)).tolist():
+        name = schema.columns[place].name
+        own = native(came.type_of(name), came.words.get(name, ()))
+        found.setdefault(row, {})[name] = own.tell(float(came.values[row, place]))
+    return fits(schema, replace(known, values=values)), found
+
+
 # Words
 
 

@@ -14,14 +14,13 @@ from torch import Generator, Tensor
 
 from unveil.diagnostics.uniformity import Uniformity, Words, uniformities
 from unveil.evidence.simulated import simulate
+from unveil.imputation.intervals import TOLD_LEVEL
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
 from unveil.shapes import Given, Latents, PerUnit, Rows
 from unveil.tiles import RowsAlike, Tile, chunks, floats_per_draw, tiles
 
 COVERAGE_LEVELS = (0.5, 0.8, 0.9, 0.95)
-# The level at which a person is told what regions hold.
-TOLD = 0.9
 # Draws of q(z|x) of which the most probable is the point that distances are measured from.
 REFERENCES = 16
 
@@ -81,7 +80,8 @@ class Calibration:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, in words."""
-        regions = f"its {TOLD:.0%} regions hold the truth in {self._regions_hold(TOLD):.0%} of rows"
+        hold = self._regions_hold(TOLD_LEVEL)
+        regions = f"its {TOLD_LEVEL:.0%} regions hold the truth in {hold:.0%} of rows"
         found = [_told_of_latent(u, test) for u, test in enumerate(self.latents) if test.rejected]
         found += [
             test.leaning(*words)
@@ -280,7 +280,8 @@ def _quantities(
 def _told_of_latent(unit: int, test: Uniformity) -> str:
     where = f"in latent {unit}"
     holds = (
-        f"its {TOLD:.0%} intervals hold the truth in {test.intervals_hold(TOLD):.0%} of rows, and "
+        f"its {TOLD_LEVEL:.0%} intervals hold the truth in "
+        f"{test.intervals_hold(TOLD_LEVEL):.0%} of rows, and "
         f"draws spread {test.width:.2f} times as far as they should"
     )
     off = f"truths lie {abs(test.shift):.2f} of their sds"

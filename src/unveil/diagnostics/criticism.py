@@ -17,13 +17,12 @@ from unveil.diagnostics.uniformity import LEVEL, Uniformity, Words, uniformities
 from unveil.distributions import draw
 from unveil.evidence.simulated import simulate
 from unveil.evidence.weights import nth_row
+from unveil.imputation.intervals import TOLD_LEVEL
 from unveil.latent import LatentVariableModel
 from unveil.noise import generator
 from unveil.shapes import Given, PerRow, Rows
 from unveil.tiles import ROWS_PER_TILE, RowsAlike, Tile, chunks, floats_per_draw, tiles
 
-# The level at which a person is told what intervals hold.
-TOLD = 0.9
 QUANTILES = (0.05, 0.5, 0.95)
 # A spread below this share of the values is rounding, not spread.
 ROUNDING = 1e-9
@@ -196,8 +195,8 @@ def _place(
 
 def _told_of_column(name: str, test: Uniformity) -> str:
     holds = (
-        f"its {TOLD:.0%} intervals, from the rest of the row, hold "
-        f"{test.intervals_hold(TOLD):.0%} of them"
+        f"its {TOLD_LEVEL:.0%} intervals, from the rest of the row, hold "
+        f"{test.intervals_hold(TOLD_LEVEL):.0%} of them"
     )
     return test.in_words(
         Words(

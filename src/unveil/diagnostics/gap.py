@@ -102,9 +102,9 @@ def gap(
     whose numbers are all a row's own: by default FullGaussian where q is one, DiagonalGaussian
     otherwise. The best start is the one from which a short climb leads highest. Draws that took no
     part in the climbs choose, and draws that took part in neither report: the ELBO of q̂* is at most
-    that of q* in expectation. Bitwise the row's own. Raises
-    ValueError as ``refine`` does, ArithmeticError for an ELBO that is NaN or +∞.
-    Source: Cremer, Li & Duvenaud 2018 (inference suboptimality), who start from the prior alone.
+    that of q* in expectation. Bitwise the row's own. Raises ValueError as ``refine`` does,
+    ArithmeticError for an ELBO that is NaN or +∞. Source: Cremer, Li & Duvenaud 2018 (inference
+    suboptimality), who start from the prior alone.
 
     >>> import unveil
     >>> from torch import nn

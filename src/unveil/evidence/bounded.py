@@ -34,6 +34,8 @@ ON_LESS = (-0.03, -0.1, -0.3, -1.0)
 LEAST_WORTH = 10.0
 # Beyond this a sum of bets is as good as infinite.
 LARGEST_SLOPE = 1e12
+# Halving log μ so often leaves nothing of it; Newton's steps are below this after some five.
+MOST_STEPS, STEP_OF_NOTE = 60, 1e-10
 
 
 @final
@@ -284,7 +286,7 @@ class Bets:
 
         def tops(log_slope: float) -> Tensor:
             """log μ_i where each row's log e has the slope n_i κ."""
-            return solve(on_all.slope, math.exp(log_slope) * multiplicity).clamp(max=0.0)
+            return on_all.where_slope_is(math.exp(log_slope) * multiplicity)
 
         def excess(log_slope: float) -> float:
             log_e = float(on_all.log_e(tops(log_slope)).sum())
@@ -319,12 +321,43 @@ class _Bet:
     def log_e(self, log_mu: Tensor) -> Tensor:
         return self._capitals(log_mu).logsumexp(0) - math.log(len(self.stakes))
 
-    def slope(self, log_mu: Tensor) -> Tensor:
-        """∂ log e/∂ log μ."""
-        share = self._capitals(log_mu).softmax(0)
-        mu = log_mu.exp()
-        slope = -self.num_samples * (share * self._at * mu / (1 + self._at * mu)).sum(0)
-        return torch.where(log_mu < 0, slope, math.inf)
+    def where_slope_is(self, slope: Tensor) -> Tensor:
+        """The log μ < 0 at which ∂ log e/∂ log μ has this value above 0, (row,), all stakes being
+        below 0; as good as 0 where it is beyond.
+
+            ∂ log e/∂ log μ = Σ_γ share_γ g_γ,   g_γ = −n γμ/(1 + γμ) = s  ⟺  −γμ = s/(n + s)
+
+        The slope is a mean of the stakes' own and increases, so that the largest and the smallest
+        stake hold the answer between them. Newton's steps on log slope, which is nearly a line,
+        go on from there; one that would leave what is known to hold the answer, or that is not half
+        as long as the last, halves it instead.
+        """
+        most = -torch.log1p(self.num_samples / slope)
+        high = (most - math.log(-max(self.stakes))).clamp(max=-STEP_OF_NOTE)
+        low = torch.minimum(most - math.log(-min(self.stakes)), high)
+        log_mu, step = high, high - low
+        for _ in range(MOST_STEPS):
+            found, rise = self._slope_and_rise(log_mu)
+            low = torch.where(found < slope, log_mu, low)
+            high = torch.where(found < slope, high, log_mu)
+            newton = (slope / found).log() * found / rise
+            ahead = log_mu + newton
+            # A row that has arrived stays, while others are still on their way.
+            short = newton.abs() < (0.5 * step.abs()).clamp(min=STEP_OF_NOTE)
+            good = (low <= ahead) & (ahead <= high) & short
+            step = torch.where(good, newton, 0.5 * (low + high) - log_mu)
+            log_mu = log_mu + step
+            if bool((step.abs() < STEP_OF_NOTE).all()):
+                break
+        return log_mu
+
+    def _slope_and_rise(self, log_mu: Tensor) -> tuple[Tensor, Tensor]:
+        """∂ log e/∂ log μ, and how it rises with log μ."""
+        share, mu = self._capitals(log_mu).softmax(0), log_mu.exp()
+        odds = -self._at * mu / (1 + self._at * mu)
+        each = self.num_samples * odds
+        slope = (share * each).sum(0)
+        return slope, (share * (each * (1 + odds) + (each - slope).square())).sum(0)
 
     @property
     def _at(self) -> Tensor:

@@ -8,6 +8,7 @@ prior, or is called heuristic.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -30,7 +31,7 @@ from unveil.tiles import row_digests
 
 # A tangent bound rests on the mean of Y/c over rows: beyond this index of its tail, its error is
 # not to be believed (Vehtari et al. 2024).
-LARGEST_KHAT = 0.5
+LARGEST_KHAT_OF_TERMS = 0.5
 # Of rows too few for k̂, a term above this leaves the bound some nats too high, and often absurd.
 LARGEST_TERM = 10.0
 # So many standard errors, and nats per row, that annealing from p(z) finds more than from q(z|x)
@@ -110,9 +111,9 @@ class Sandwich:
 
     ``lower`` and ``upper`` are the strongest means over rows; ``rows_lower`` are each row's values
     by every method from below, ``rows_upper`` those of the upper bound, None where there is none.
-    ``tried`` are the
-    means by every method that was tried, withdrawn ones with their reasons. ``missed`` is what
-    annealing from p(z) finds beyond that from q(z|x), nats per row, with its standard error.
+    ``tried`` are the means by every method that was tried, withdrawn ones with their reasons.
+    ``missed`` is what annealing from p(z) finds beyond that from q(z|x), nats per row, with its
+    standard error.
     """
 
     lower: Bound
@@ -165,17 +166,24 @@ def sandwich(
         lower(schedules.near.start.method, near.weights, schedules.near.settings(seed)),
         lower(schedules.far.start.method, far.weights, schedules.far.settings(seed)),
     ]
-    digests = row_digests(x, given)
-    floor, rest = certified(lowers, digests, delta), part(on_part, 0.5, 1.0)
+    ladder = _Ladder(
+        model=model,
+        x=x,
+        given=given,
+        schedules=schedules,
+        near=near.weights,
+        far=far.weights,
+        best=_best(lowers),
+        seed=seed,
+        delta=delta,
+        on_part=part(on_part, 0.5, 1.0),
+    )
+    digests = ladder.digests
+    floor = certified(lowers, digests, delta)
     more = far.weights.log_mean - near.weights.log_mean
     missed = float(more.mean()), mean_error(more, digests) or math.inf
     tried, rows_upper = [rows.mean(digests) for rows in lowers], None
-    for rung in _rungs(model, x, given, schedules, near.weights, far.weights, _best(lowers),
-                       seed, delta, rest):  # fmt: skip
-        found = rung()
-        if found is None:
-            continue
-        ceiling, rows_upper = found
+    for ceiling, rows_upper in ladder.rungs():
         reason = objection(ceiling, rows_upper, floor, lowers, digests)
         tried.append(ceiling if reason is None else ceiling.withdrawn(reason))
         if reason is None:
@@ -217,65 +225,87 @@ def _best(lowers: Sequence[RowBounds]) -> RowBounds:
     return max(lowers, key=lambda rows: float(rows.values.mean()))
 
 
-# A way to an upper bound: its mean over rows and each row's value, or None where it has none.
-Rung = Callable[[], "tuple[Bound, RowBounds] | None"]
+# An upper bound: its mean over rows, and each row's value.
+Ceiling = tuple[Bound, RowBounds]
 
 
-def _rungs(
-    model: LatentVariableModel,
-    x: Rows,
-    given: Given,
-    schedules: Schedules,
-    near: Weights,
-    far: Weights,
-    best: RowBounds,
-    seed: int,
-    delta: float,
-    on_part: Callable[[float], None],
-) -> Iterator[Rung]:
-    """Ways to an upper bound, the strongest first, annealing twice."""
-    digests = row_digests(x, given)
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Ladder:
+    """The ways to an upper bound for rows that have been annealed from ``near`` and from ``far``,
+    of whose lower bounds ``best`` is the best."""
 
-    def bounded() -> tuple[Bound, RowBounds] | None:
-        if not bool((log_supremum(model, x) - best.values < FARTHEST_BOUND).all()):
-            return None
+    model: LatentVariableModel
+    x: Rows
+    given: Given
+    schedules: Schedules
+    near: Weights
+    far: Weights
+    best: RowBounds
+    seed: int
+    delta: float
+    on_part: Callable[[float], None]
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint64]:
+        """What tells the rows apart, (row, 2)."""
+        return row_digests(self.x, self.given)
+
+    def rungs(self) -> Iterator[Ceiling]:
+        """The strongest first, each climbed only when it is asked for; annealing is tried twice."""
+        once, twice = self.schedules, self.schedules.doubled()
+        yield from self._of_bounded_weights()
+        yield self._tangent(once.far, self.far, self.near)
+        yield self._tangent(twice.far, self._annealed_again(twice.far), self.near, self.far)
+        yield self._there_and_back(once.near)
+        yield self._there_and_back(twice.near)
+
+    def _of_bounded_weights(self) -> Iterator[Ceiling]:
+        """One, or none where draws cannot reach from p(x) to the bound on their weights."""
+        if not bool((log_supremum(self.model, self.x) - self.best.values < FARTHEST_BOUND).all()):
+            return
         # It spends half of its delta on a lower side, which is not shown.
-        found = bounded_evidence(model, x, given, seed=seed, delta=2 * delta)
+        found = bounded_evidence(
+            self.model, self.x, self.given, seed=self.seed, delta=2 * self.delta
+        )
         if found.mean_upper is None or found.reason is not None:
-            return None
+            return
         rows = RowBounds(
             method="bounded weights",
             side="upper",
             guarantee="certified",
             values=found.upper,
-            settings={"num_samples": found.num_samples, "seed": seed},
+            settings={"num_samples": found.num_samples, "seed": self.seed},
         )
-        return replace(rows.mean(digests), value=found.mean_upper, delta=delta), rows
+        yield replace(rows.mean(self.digests), value=found.mean_upper, delta=self.delta), rows
 
-    def tangent_to(fresh: Weights, schedule: Schedule, *pilots: Weights) -> tuple[Bound, RowBounds]:
+    def _tangent(self, schedule: Schedule, fresh: Weights, *pilots: Weights) -> Ceiling:
         # Where the tangent touches is a guess at p(x) that has not heard of the chains it bounds.
         # Of several guesses from below the largest is the nearest.
         guess = torch.stack([pilot.log_mean for pilot in pilots]).amax(0)
         method = f"tangent to {schedule.start.method}"
-        rows = tangent(method, guess, fresh, schedule.settings(seed))
-        return with_errors(rows.mean(digests)), rows
+        return self._raised(tangent(method, guess, fresh, schedule.settings(self.seed)))
 
-    def once_more(schedule: Schedule) -> tuple[Bound, RowBounds]:
-        again = anneal(model, x, schedule, given, seed=seed, purpose="again", on_tile=on_part)
-        return tangent_to(again.weights, schedule, near, far)
+    def _annealed_again(self, schedule: Schedule) -> Weights:
+        return anneal(
+            self.model,
+            self.x,
+            schedule,
+            self.given,
+            seed=self.seed,
+            purpose="again",
+            on_tile=self.on_part,
+        ).weights
 
-    def there_and_back(schedule: Schedule) -> tuple[Bound, RowBounds]:
-        back = anneal_there_and_back(model, x, schedule, given, seed=seed, on_tile=on_part)
+    def _there_and_back(self, schedule: Schedule) -> Ceiling:
+        back = anneal_there_and_back(
+            self.model, self.x, schedule, self.given, seed=self.seed, on_tile=self.on_part
+        )
         method = f"{schedule.start.method} and back"
-        rows = upper(method, "heuristic", back.weights, schedule.settings(seed))
-        return with_errors(rows.mean(digests)), rows
+        return self._raised(upper(method, "heuristic", back.weights, schedule.settings(self.seed)))
 
-    twice = schedules.doubled()
-    yield bounded
-    yield lambda: tangent_to(far, schedules.far, near)
-    yield lambda: once_more(twice.far)
-    yield lambda: there_and_back(schedules.near)
-    yield lambda: there_and_back(twice.near)
+    def _raised(self, rows: RowBounds) -> Ceiling:
+        return with_errors(rows.mean(self.digests)), rows
 
 
 def with_errors(mean: Bound) -> Bound:
@@ -301,10 +331,11 @@ def objection(
     except InversionError as crossed:
         return str(crossed)
     khat = math.nan if rows.terms is None else _tail_index(rows.terms)
-    if khat > LARGEST_KHAT:
+    if khat > LARGEST_KHAT_OF_TERMS:
         return (
-            f"its terms over rows have a heavy tail (k̂ = {khat:.2f}, above {LARGEST_KHAT}): the "
-            "rows seen may miss what bounds the mean; take more temperatures or chains"
+            f"its terms over rows have a heavy tail (k̂ = {khat:.2f}, above "
+            f"{LARGEST_KHAT_OF_TERMS}): the rows seen may miss what bounds the mean; take more "
+            "temperatures or chains"
         )
     # Too few rows have no tail to look at; a term that large says that the pilot saw little.
     largest = 0.0 if rows.terms is None else float(rows.terms.max())

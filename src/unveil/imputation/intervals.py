@@ -45,7 +45,7 @@ LEAST_REACH = 1e-6
 FOLDS = 10
 # A sum of shares may round this much below what it is.
 HAIR = 1e-9
-# The levels whose coverage is saved, and the one that is told.
+# The levels whose coverage is saved, and the one that people are told of, here as elsewhere.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 TOLD_LEVEL = 0.9
 
@@ -196,7 +196,7 @@ class Intervals:
         factors = torch.full((num_cells,), together, dtype=torch.float64)
         for cell in self.cells.unique().tolist():
             there = self._of(self.cells == cell)
-            if there.num_rows >= ENOUGH_IN_A_COLUMN:
+            if there.num_rows >= ENOUGH_IN_A_COLUMN and there.says(level):
                 factors[cell] = _conformal(there.distances, there.rows, level)
         return factors
 
@@ -288,7 +288,7 @@ def _conformal(distances: Tensor, rows: Tensor, level: float) -> float:
 
 
 def _enough(rows: int, level: float) -> bool:
-    return (rows + 1) * level <= rows + HAIR
+    return rows > 0 and (rows + 1) * level <= rows + HAIR
 
 
 def calibrate(
@@ -303,8 +303,7 @@ def calibrate(
     """Hide cells of rows x that the model was not trained on, and see where they lie.
 
     ``patterns`` are the missing cells of the training rows, which say how cells go missing; see
-    ``hide``. Raises
-    ArithmeticError for a weight that is NaN or +∞.
+    ``hide``. Raises ArithmeticError for a weight that is NaN or +∞.
 
     >>> import unveil
     >>> from torch import nn

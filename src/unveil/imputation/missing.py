@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Generator, Tensor
@@ -22,20 +22,15 @@ from unveil.likelihoods.angles import VonMisesDensity
 from unveil.likelihoods.classes import Codes
 from unveil.noise import generator
 from unveil.shapes import Given, Latents, PerRow, Rows
-from unveil.tiles import (
-    FLOATS_PER_CHUNK,
-    ROWS_PER_TILE,
-    RowsAlike,
-    Tile,
-    chunks,
-    floats_per_draw,
-    tiles,
-)
+from unveil.tiles import FLOATS_PER_CHUNK, ROWS_PER_TILE, RowsAlike, Tile, tiles, weighed
 
 # Draws of q(z|x) that are weighed for each row.
 NUM_SAMPLES = 1000
 # Where no draw can have made a row, all of them count alike: their log-weights are this.
 IMPOSSIBLE = -1e300
+
+
+DrawCells: TypeAlias = Callable[[Distribution, Generator], Tensor]
 
 
 # ---- what to expect ----------------------------------------------------------------------------
@@ -180,6 +175,11 @@ def _base(part: Distribution) -> Distribution:
 
 
 @torch.no_grad()
+def anywhere(likelihood: Distribution, randomness: Generator) -> Tensor:
+    """x ~ p(x|z)."""
+    return draw(likelihood, (), randomness)
+
+
 def completions(
     model: LatentVariableModel,
     x: Rows,
@@ -188,15 +188,17 @@ def completions(
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
     given: Given = None,
+    drawn: DrawCells = anywhere,
 ) -> Iterator[Tensor]:
     """Rows x completed ``num_draws`` times, a few rows at a time, (draw, row, *event).
 
         k_m ~ w̄,   x_mis ~ p(x_mis|z_{k_m})
 
     Each draw picks a z by its weight among ``num_samples`` of q(z|x_obs), independently of the
-    others (importance resampling). Observed cells come back as they are. Every row, equal ones
-    included, has noise of its own: what comes out is a function of (seed, table). The parameters of
-    the model are held fixed. Raises as ``expected`` does.
+    others (importance resampling); ``drawn`` draws the cells, such as within what was seen of them.
+    Observed cells come back as they are. Every row, equal ones included, has noise of its own: what
+    comes out is a function of (seed, table). The parameters of the model are held fixed. Raises as
+    ``expected`` does.
     Source: Mattei & Frellsen 2019 (MIWAE), section 3; Rubin 1987 (sampling importance resampling).
 
     >>> import unveil
@@ -224,7 +226,7 @@ def completions(
         z = _resampled(model, tile, num_draws, num_samples, randomness)
         for few in torch.arange(tile.count, device=x.device).split(at_once):
             c = None if tile.given is None else tile.given[few]
-            made = draw(model.likelihood(z[:, few], c), (), randomness).to(x)
+            made = drawn(model.likelihood(z[:, few], c), randomness).to(x)
             yield torch.where(torch.isnan(tile.x[few]), made, tile.x[few])
 
 
@@ -268,18 +270,9 @@ def _resampled(
 def _weighed(
     model: LatentVariableModel, tile: Tile, num_samples: int, noise: Callable[[int], Tensor]
 ) -> Iterator[tuple[Distribution, Latents, Tensor]]:
-    """p(x|z), z and log w, float64 (sample, row), of draws of q, a chunk at a time."""
-    q, prior = model.posterior(tile.x, tile.given), model.prior(tile.given)
-    for size in chunks(num_samples, floats_per_draw(model, tile)):
-        z = q.push(noise(size))
-        likelihood = model.likelihood(z, tile.given)
-        log_w = prior.log_prob(z) + likelihood.log_prob(tile.x) - q.log_prob(z)
-        if not bool((log_w < math.inf).all()):
-            raise ArithmeticError(
-                "expected finite log-weights, got one that is not; the model's densities overflow "
-                "on these rows"
-            )
-        yield likelihood, z, log_w.double().clamp(min=IMPOSSIBLE)
+    """Draws of q as ``tiles.weighed``; of a row that none can have made, all count alike."""
+    for likelihood, z, log_w in weighed(model, tile, num_samples, noise):
+        yield likelihood, z, log_w.clamp(min=IMPOSSIBLE)
 
 
 @final

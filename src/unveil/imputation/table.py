@@ -26,7 +26,14 @@ from unveil.data.schema import (
 )
 from unveil.errors import InputError
 from unveil.imputation.intervals import Intervals, Measures, reach
-from unveil.imputation.missing import NUM_SAMPLES, Expected, completions, expected
+from unveil.imputation.missing import (
+    NUM_SAMPLES,
+    DrawCells,
+    Expected,
+    anywhere,
+    completions,
+    expected,
+)
 from unveil.latent import LatentVariableModel
 from unveil.shapes import Given
 
@@ -39,7 +46,7 @@ HELD_FIXED = (
     "and not by what the training rows do"
 )
 # With fewer effective draws, what fills a row is left to chance.
-FEWEST_EFFECTIVE = 10.0
+FEWEST_EFFECTIVE_TO_IMPUTE = 10.0
 # The column that tells completed tables apart.
 DRAW = "draw"
 # Neither a distance nor a direction of more is known between their values.
@@ -113,15 +120,15 @@ class Imputation:
         """
         ends, number, size = self.ends(), len(self._tables), len(self.values)
         self._require_free({*self.rows.names, *self.rows.labels, *self.rows.given})
+        first = () if self.draws is None else (DRAW,)
         columns = [
-            np.repeat(np.arange(1.0, number + 1), size)[:, None],
+            *(np.repeat(np.arange(1.0, number + 1), size)[:, None] for _ in first),
             self._tables.reshape(-1, self._tables.shape[-1]),
             np.tile(ends.values, (number, 1)),
         ]
-        first = () if self.draws is None else (DRAW,)
         return replace(
             self.rows.take(np.tile(np.arange(size), number)),
-            values=np.concatenate(columns, axis=1)[:, 1 - len(first) :],
+            values=np.concatenate(columns, axis=1),
             names=(*first, *self.rows.names, *ends.names),
             types={**self.rows.types, **ends.types},
             words={**self.rows.words, **ends.words},
@@ -171,6 +178,20 @@ def _numbered(table: nw.DataFrame[Any], number: int) -> nw.DataFrame[Any]:
     return table.with_columns(counter).select(DRAW, *table.columns)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """Where what fills gaps may lie: how its cells are drawn, and the ends of every column in the
+    data's own units, (column,) or one for all."""
+
+    drawn: DrawCells = anywhere
+    low: NDArray[np.float64] | float = -math.inf
+    high: NDArray[np.float64] | float = math.inf
+
+
+ANYWHERE = Within()
+
+
 def impute(
     model: LatentVariableModel,
     schema: Schema,
@@ -179,6 +200,7 @@ def impute(
     given: Given,
     hidden_cells: Intervals,
     *,
+    within: Within = ANYWHERE,
     draws: int | None = None,
     level: float | None = None,
     shift: float | Mapping[str, float] = 0.0,
@@ -190,30 +212,30 @@ def impute(
 
     ``draws`` completed tables and intervals at ``level`` come with the values where they are asked
     for. ``shift`` moves what fills gaps of number columns by so many standard deviations of the
-    column's observed cells, for all or by name: an analysis of data not missing at random. Raises
-    InputError for less than one draw, a level outside (0, 1), and shifts of columns that there are
-    not, that hold no numbers, or whose spread these rows do not show.
+    column's observed cells, for all or by name: an analysis of data not missing at random. All
+    else lies ``within`` what was seen. Raises InputError for less than one draw, a level outside
+    (0, 1), and shifts of columns that there are not, that hold no numbers, or whose spread these
+    rows do not show.
     """
     _require(draws, level)
-    units = _Units.of_rows(schema, rows, x, shift)
-    gaps = units.gaps
-    some, c = x[gaps], None if given is None else given[gaps]
+    gapped = _Gapped.of(schema, rows, x, given, within, shift)
+    some, c = gapped.some, gapped.some_given
     found = expected(model, some, num_samples=num_samples, seed=seed, given=c, on_tile=on_part)
     missing = np.isnan(rows.values)
     values = rows.dense.copy()
-    values[missing] = units.of(found.values)[missing]
+    values[missing] = gapped.filled(found.values)[missing]
     tables = low = high = None
     if draws is not None:
-        tables = _tables(model, units, rows, some, c, draws, num_samples, seed)
+        tables = gapped.completed(model, draws, num_samples, seed)
     if level is not None:
         measures = Measures.of(schema)
         own = reach(model, some, measures, seed=seed, given=c)
         inside = missing & _ordered(schema, measures)
         low, high = (
-            np.where(inside, units.of(end.view(some.shape)), np.nan)
+            np.where(inside, gapped.filled(end.view(some.shape)), np.nan)
             for end in own.ends(hidden_cells.stretch(schema.dims, level))
         )
-    place = gaps.cpu().numpy()
+    place = gapped.gaps.cpu().numpy()
     ess = np.full(len(rows), float(num_samples))
     ess[place] = found.ess.numpy()
     return Imputation(
@@ -239,59 +261,77 @@ def complete(
     given: Given,
     draws: int,
     *,
+    within: Within = ANYWHERE,
     shift: float | Mapping[str, float] = 0.0,
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """The ``draws`` of ``impute`` alone, (draw, row, *event); InputError as there."""
     _require(draws, None)
-    units = _Units.of_rows(schema, rows, x, shift)
-    some, c = x[units.gaps], None if given is None else given[units.gaps]
-    return _tables(model, units, rows, some, c, draws, num_samples, seed)
-
-
-def _tables(
-    model: LatentVariableModel,
-    units: "_Units",
-    rows: Rows,
-    some: Tensor,
-    given: Given,
-    draws: int,
-    num_samples: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    """The rows completed time and again; ``some`` are those with gaps."""
-    parts = completions(model, some, draws, num_samples=num_samples, seed=seed, given=given)
-    made = torch.cat([some.new_zeros(draws, 0, *some.shape[1:]), *parts], dim=1)
-    return np.where(np.isnan(rows.values), units.of(made), rows.values)
+    gapped = _Gapped.of(schema, rows, x, given, within, shift)
+    return gapped.completed(model, draws, num_samples, seed)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class _Units:
-    """The way from model units to the data's, of rows x of which some have gaps, moved by a shift
-    in the data's units."""
+class _Gapped:
+    """Rows in the data's units, which the model sees as x; some have ``gaps``. What fills them lies
+    ``within`` what was seen, and is then ``moved`` by a shift in the data's units."""
 
     schema: Schema
+    rows: Rows
     x: Tensor
+    given: Given
     gaps: Tensor
+    within: Within
     moved: NDArray[np.float64]
 
     @classmethod
-    def of_rows(
-        cls, schema: Schema, rows: Rows, x: Tensor, shift: float | Mapping[str, float]
-    ) -> "_Units":
-        """Those of rows, which the model sees as x."""
-        gaps = torch.isnan(x).flatten(1).any(1)
-        return cls(schema=schema, x=x, gaps=gaps, moved=_shifts(schema, rows, shift))
+    def of(
+        cls,
+        schema: Schema,
+        rows: Rows,
+        x: Tensor,
+        given: Given,
+        within: Within,
+        shift: float | Mapping[str, float],
+    ) -> "_Gapped":
+        """Those of rows; ``shift`` as ``impute`` takes it."""
+        gaps, moved = torch.isnan(x).flatten(1).any(1), _shifts(schema, rows, shift)
+        return cls(
+            schema=schema, rows=rows, x=x, given=given, gaps=gaps, within=within, moved=moved
+        )
 
-    def of(self, cells: Tensor) -> NDArray[np.float64]:
+    @property
+    def some(self) -> Tensor:
+        """The rows of x that have gaps."""
+        return self.x[self.gaps]
+
+    @property
+    def some_given(self) -> Given:
+        """Their covariates."""
+        return None if self.given is None else self.given[self.gaps]
+
+    def completed(
+        self, model: LatentVariableModel, draws: int, num_samples: int, seed: int
+    ) -> NDArray[np.float64]:
+        """The rows completed time and again, (draw, row, *event)."""
+        some = self.some
+        parts = completions(
+            model, some, draws, num_samples=num_samples, seed=seed, given=self.some_given,
+            drawn=self.within.drawn,
+        )  # fmt: skip
+        made = torch.cat([some.new_zeros(draws, 0, *some.shape[1:]), *parts], dim=1)
+        return np.where(np.isnan(self.rows.values), self.filled(made), self.rows.values)
+
+    def filled(self, cells: Tensor) -> NDArray[np.float64]:
         """All rows (..., row, *event) in the data's units, those with gaps being ``cells``; every
         value is one that its column can take."""
         before = cells.shape[: cells.dim() - self.x.dim()]
         whole = self.x.double().expand(*before, *self.x.shape).clone()
         whole[(slice(None),) * len(before) + (self.gaps,)] = cells.to(whole)
-        values = decode(self.schema, whole.cpu().numpy()) + self.moved
+        values = decode(self.schema, whole.cpu().numpy())
+        values = np.clip(values, self.within.low, self.within.high) + self.moved
         possible = values.reshape(-1, *self.schema.event_shape)
         for column, view in columns_of(self.schema, possible):
             view[...] = column.nearest(view)
@@ -385,21 +425,21 @@ def _warnings(
     level: float | None,
 ) -> tuple[str, ...]:
     """What to hold against the filling, a sentence each."""
-    few = int((ess < min(FEWEST_EFFECTIVE, num_samples)).sum())
+    few = int((ess < min(FEWEST_EFFECTIVE_TO_IMPUTE, num_samples)).sum())
     empty = int(torch.isnan(x).flatten(1).all(1).sum())
-    uncalibrated = level is not None and not hidden_cells.says(level)
+    told = () if level is None or hidden_cells.says(level) else (hidden_cells.sentence(level),)
     return (
         *_if(
             few > 0,
-            f"in {few} of {len(ess)} rows fewer than {FEWEST_EFFECTIVE:g} of {num_samples} draws "
-            f"count (down to {ess.min(initial=np.inf):.1f}): what fills them is left to chance; "
-            "the rows may be unlike those that the model was fitted to",
+            f"in {few} of {len(ess)} rows fewer than {FEWEST_EFFECTIVE_TO_IMPUTE:g} of "
+            f"{num_samples} draws count (down to {ess.min(initial=np.inf):.1f}): what fills them "
+            "is left to chance; the rows may be unlike those that the model was fitted to",
         ),
         *_if(
             empty > 0,
             f"{empty} of {len(ess)} rows show nothing, and are filled by what is usual",
         ),
-        *_if(uncalibrated, hidden_cells.sentence(level or 0.0)),
+        *told,
     )
 
 

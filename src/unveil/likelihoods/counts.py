@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from unveil.distributions import Cells, Plain, by_scipy, draw
 from unveil.families import MassFamily, as_shape, split_parameters
 from unveil.likelihoods.scale import LocationScale, Scale
+from unveil.noise import standard_gamma
 
 # Above 2²⁴ float32 no longer holds every whole number, so no count is up there, and a mean that
 # went on rising exponentially would only overflow.
@@ -129,9 +130,7 @@ class GammaPoissonCounts(Counts):
     def rates(self, shape: Sequence[int], generator: Generator) -> Tensor:
         mean, dispersion = self.mean.detach().double(), self.dispersion.detach().double()
         r = (1 / dispersion).expand(*shape, *mean.shape)
-        # torch.distributions.Gamma draws with this same function, and keeps its generator from us.
-        gamma = torch._standard_gamma(r, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
-        return mean * dispersion * gamma
+        return mean * dispersion * standard_gamma(r, generator)
 
 
 def log_start(mean: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Normal
 from unveil.distributions import Cells, Plain, by_scipy, draw
 from unveil.families import positive, raw_of
 from unveil.likelihoods.scale import LocationScale, Scale
+from unveil.noise import standard_gamma
 
 # Tails heavy enough to forgive an outlier, and light enough to start near the Gaussian.
 FREEDOM_AT_START = 8.0
@@ -152,6 +153,5 @@ def _(distribution: StudentTDensity, shape: Sequence[int], generator: Generator)
     loc, scale = distribution.loc.detach(), distribution.scale.detach()
     half = distribution.freedom.detach().to(loc.dtype).expand(*shape, *loc.shape) / 2
     standard = Normal(torch.zeros_like(loc), torch.ones_like(loc), validate_args=False)
-    # torch.distributions.Gamma draws with this same function, and keeps its generator from us.
-    gamma = torch._standard_gamma(half, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    gamma = standard_gamma(half, generator)
     return loc + scale * draw(standard, shape, generator) * torch.sqrt(half / gamma)

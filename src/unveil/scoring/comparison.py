@@ -126,9 +126,14 @@ class Telling:
                 f"{_told(of.average_precision)}"
                 for kind, of in self.by_kind.items()
             ),
-            f"{self.best} would have told them best, by {_told(self.lead)} above the default; "
-            "no score has seen the marks",
+            f"{self.best} would have told them best{self._lead}; no score has seen the marks",
         )
+
+    @property
+    def _lead(self) -> str:
+        """By how much the best is above the default, where it is another."""
+        by = f", by {_told(self.lead)} above the default"
+        return ", as the default does" if self.best == EVIDENCE else by
 
     def document(self) -> dict[str, Any]:
         """The same as plain JSON."""
@@ -187,7 +192,7 @@ def marked_odd(rows: Read, label: str) -> NDArray[np.float64]:
         )
     marks = np.asarray(rows.labels[label])
     told = sorted({str(mark) for mark in np.unique(marks)} - {"nan"})
-    if marks.dtype.kind not in "bif" or not np.isin(marks[~np.isnan(marks)], (0, 1)).all():
+    if marks.dtype.kind not in "biuf" or not np.isin(marks[~np.isnan(marks)], (0, 1)).all():
         raise InputError(
             f"expected {label!r} to mark odd rows by 1 and others by 0, but {listed(told, 5)} "
             "came; write it so"
@@ -217,6 +222,7 @@ def _area(of_usual: NDArray[np.float64], of_odd: NDArray[np.float64]) -> Mean:
 def _precision(oddness: NDArray[np.float64], odd: NDArray[np.bool_], seed: int) -> Mean:
     """Average precision, and its standard error by rows drawn anew within each side."""
     randomness = generator(seed, "average precision")
+    oddness = stats.rankdata(oddness)  # which scikit-learn takes where a score is infinite too
     again = []
     for _ in range(RESAMPLES):
         picked = np.concatenate([_again(side.nonzero()[0], randomness) for side in (odd, ~odd)])

@@ -10,7 +10,7 @@ from torch import Tensor
 from unveil.evidence.weights import log_sum_exp
 from unveil.latent import LatentVariableModel
 from unveil.shapes import Given, PerRow, Rows
-from unveil.tiles import RowsAlike, chunks, floats_per_draw, log_likelihoods, tiles
+from unveil.tiles import RowsAlike, tiles, weighed
 
 # Draws of z per row, of the rows that are scored and of those that they are compared with.
 DRAWS = 100
@@ -32,7 +32,8 @@ def log_densities_of_cells(
         log p(x_j|x₋ⱼ) ≈ log Σ_k w_k p(x_j|z_k) − log Σ_k w_k
 
     Each cell is hidden from the encoder in turn. Heuristic: as good as q is without it, and as the
-    number of draws. A bitwise function of the row. Raises ArithmeticError for a weight that is NaN.
+    number of draws. A bitwise function of the row. Raises ArithmeticError for a weight that is NaN
+    or +∞.
     """
     found = torch.full((len(x), x[0].numel()), math.nan, dtype=torch.float64)
     for cell in range(found.shape[1]):
@@ -53,15 +54,12 @@ def _log_densities(
     with torch.no_grad(), RowsAlike():
         for tile, only in zip(tiles(rest, given), tiles(alone, given), strict=True):
             noise = tile.noise(seed, HIDDEN, model.num_latents)
-            q, prior = model.posterior(tile.x, tile.given), model.prior(tile.given)
             log_w, log_p = [], []
-            for size in chunks(num_samples, floats_per_draw(model, tile)):
-                z = q.push(noise(size))
-                log_rest = log_likelihoods(model, tile, z)
-                log_w.append(prior.log_prob(z) + log_rest - q.log_prob(z))
-                log_p.append(log_likelihoods(model, only, z))
-            weights = torch.cat(log_w).double().cpu().mT.contiguous()
-            together = weights + torch.cat(log_p).double().cpu().mT
+            for likelihood, _, of_chunk in weighed(model, tile, num_samples, noise):
+                log_w.append(of_chunk)
+                log_p.append(likelihood.log_prob(only.x).double())
+            weights = torch.cat(log_w).cpu().mT.contiguous()
+            together = weights + torch.cat(log_p).cpu().mT
             parts.append((log_sum_exp(together) - log_sum_exp(weights))[: tile.count])
     return torch.cat(parts)
 

@@ -17,19 +17,19 @@ from unveil.data.schema import ANGLE, BINARY, CATEGORY, Column, Schema
 from unveil.distributions import draw
 from unveil.errors import InputError
 from unveil.evidence.simulated import simulate
+from unveil.imputation.intervals import TOLD_LEVEL
 from unveil.latent import LatentVariableModel
-from unveil.noise import RowStreams, generator
+from unveil.noise import generator
 from unveil.scoring.calibration import FEWEST_CALIBRATION, Calibration, KeptRows
 from unveil.scoring.densities import DRAWS, HIDDEN, hidden, log_densities_of_cells
 from unveil.shapes import Given, Rows
-from unveil.tiles import row_digests
+from unveil.tiles import Tile, row_digests, weighed
 
 # At most so many cells of a row are named, and none that is e² times less probable, or less, than
 # is usual for its column.
 MOST_NAMED = 3
 LEAST_SURPRISE = 2.0
-# The range that is told holds so much, by so many draws; the usual density is that of so many rows.
-TOLD = 0.9
+# The range that is told is by so many draws; the usual density is that of so many rows.
 DRAWS_OF_RANGE = 500
 ROWS_OF_USUAL = 200
 
@@ -112,6 +112,21 @@ def odd_cells(
     )
 
 
+def impossible_cells(schema: Schema, cells: Mapping[str, str]) -> tuple[OddCell, ...]:
+    """Cells that their columns cannot hold, each in words, by the column's name.
+
+    >>> a = Column("a", "binary", step=1.0, low=0.0, high=1.0)
+    >>> schema = Schema((1,), (a,), gaps=False)
+    >>> impossible_cells(schema, {"a": "7"})[0].sentence
+    'a 7, expected 0 or 1 given the rest'
+    """
+    expected = {column.name: column.expected for column in schema.columns}
+    return tuple(
+        OddCell(column=name, value=value, expected=expected[name], surprise=math.inf)
+        for name, value in cells.items()
+    )
+
+
 def require_table(schema: Schema) -> None:
     """Raises InputError for a model of cells that are all alike, where none can be odd by name."""
     if schema.shared:
@@ -160,16 +175,15 @@ def _made(
     """
     rest, _ = hidden(x, cell)
     key = row_digests(rest, given)
-    noise = RowStreams(seed, HIDDEN, key).normal(DRAWS_OF_RANGE, model.num_latents).to(x)
     randomness = generator(seed, HIDDEN, *key[0].tolist(), device=x.device)
+    log_w, made = [], []
     with torch.no_grad():
-        q, prior = model.posterior(rest, given), model.prior(given)
-        z = q.push(noise)
-        likelihood = model.likelihood(z, given)
-        log_w = prior.log_prob(z) + likelihood.log_prob(rest) - q.log_prob(z)
-        made = draw(likelihood, (), randomness)[:, 0, cell]
-    weights = log_w[:, 0].double().softmax(0)
-    return made.double().cpu().numpy(), weights.cpu().numpy()
+        tile = Tile(x=rest, given=given, count=1)
+        noise = tile.noise(seed, HIDDEN, model.num_latents)
+        for likelihood, _, of_chunk in weighed(model, tile, DRAWS_OF_RANGE, noise):
+            log_w.append(of_chunk[:, 0])
+            made.append(draw(likelihood, (), randomness)[:, 0, cell].double())
+    return torch.cat(made).cpu().numpy(), torch.cat(log_w).softmax(0).cpu().numpy()
 
 
 Draws: TypeAlias = NDArray[np.float64]
@@ -203,7 +217,7 @@ def _ends(values: Draws, weights: Draws) -> list[float]:
     """The weighted quantiles between which 90 % lie."""
     order = np.argsort(values)
     up_to = np.cumsum(weights[order])
-    share = (1 - TOLD) / 2
+    share = (1 - TOLD_LEVEL) / 2
     return values[order][np.searchsorted(up_to, np.array([share, 1 - share]) * up_to[-1])].tolist()
 
 

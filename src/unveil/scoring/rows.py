@@ -57,6 +57,7 @@ def score_rows(
     calibration: Calibration,
     *,
     given: Given = None,
+    impossible: Bool[Tensor, " row"] | None = None,
     kind: str = EVIDENCE,
     num_samples: int = DRAWS,
     most_weighed: int = MOST_WEIGHED,
@@ -71,8 +72,10 @@ def score_rows(
     hidden. If rows are alike and cells go missing at random, P(p ≤ α) ≤ α whatever the model is,
     for a row that the model was not fitted to. Of many patterns of missing cells the most frequent
     are compared, as many as ``most_weighed`` calibration rows allow. A row with nothing observed
-    has log-evidence 0 and p-value 1. Scores are bitwise functions of their rows, and p-values of
-    them and the calibration. Raises InputError for an unknown kind and less than one draw.
+    has log-evidence 0 and p-value 1. Rows marked as ``impossible``, for what they hold beside x,
+    have log-evidence −inf, and are less usual than any other. Scores are bitwise functions of their
+    rows, and p-values of them and the calibration. Raises InputError for an unknown kind and less
+    than one draw.
     Source: Vovk, Gammerman & Shafer 2005, chapter 4 (conformal p-values).
 
     >>> import unveil
@@ -98,6 +101,7 @@ def score_rows(
         model, x, num_samples=num_samples, seed=seed, given=given,
         on_tile=lambda fraction: on_part(fraction * len(x) / worth),
     )  # fmt: skip
+    never = torch.zeros(len(x), dtype=torch.bool) if impossible is None else impossible.cpu()
     own = compared.figure(of)
     scores = compared.score(own, own[:0]).clone()
     p_values = torch.full_like(own, math.nan)
@@ -109,15 +113,15 @@ def score_rows(
             too_few += len(rows)
             continue
         scores[rows] = compared.score(own[rows], others)
-        unusual = compared.as_unusual(own[rows], others).double()
+        unusual = torch.where(never[rows], 0, compared.as_unusual(own[rows], others)).double()
         p_values[rows] = (1 + unusual) / (len(others) + 1)
         on_part((len(x) + (number + 1) * calibration.num_rows) / worth)
     on_part(1.0)
     beyond = int((which >= affordable).sum())
     return Scores(
         kind=kind,
-        log_evidence=of.log_evidence.numpy(),
-        score=scores.numpy(),
+        log_evidence=of.log_evidence.masked_fill(never, -math.inf).numpy(),
+        score=scores.masked_fill(never, -math.inf).numpy(),
         p_value=p_values.numpy(),
         notes=(*_told_too_few(too_few, calibration), *_told_beyond(beyond, most_weighed)),
     )
