@@ -163,7 +163,7 @@ def test_exposures_that_cannot_be_get_a_sentence(table: pa.Table, sentence: str)
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, "expected the covariate 'group'"),
+        ({}, "covariate that the model is conditioned on, but group is lacking"),
         ({"group": "z"}, "expected covariate 'group' to be one of a, b, c"),
         ({"group": "a", "sex": 1}, r"conditioned on \(group\), but sex came"),
     ],

@@ -80,7 +80,10 @@ def test_training_rows_fit_their_own_schema() -> None:
     ("rows", "sentence"),
     [
         (table(ROW[:3], names=("age", "sex", "site")), "but the data lacks dose; add them, left"),
-        (table([*ROW, 1], names=(*TABLE.names, "id")), "also has id; set them aside with --label"),
+        (
+            table([*ROW, 1], names=(*TABLE.names, "id")),
+            "also has id; leave them out, or have fit set them aside with --label",
+        ),
         (table(ROW[:3], names=()), r"expected 4 columns, .* have shape \(3,\); give the columns"),
         (
             table(ROW, [50.5, 1, 3, 0]),

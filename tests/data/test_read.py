@@ -138,6 +138,16 @@ def test_numbers_and_gaps_kept_as_objects_are_numbers() -> None:
     np.testing.assert_array_equal(rows.values, [[1], [np.nan], [2.5]])
 
 
+def test_digits_that_name_things_are_words(tmp_path: Path) -> None:
+    path, far = tmp_path / "ids.csv", 10**20
+    path.write_text(f"zip,id,n,large\n07803,{far + 7},0,1e20\n12345,,10,3\n00000,{far},-5,0.5\n")
+    rows = read(path)
+    assert [rows.type_of(name) for name in rows.names] == ["text", "text", "integer", "number"]
+    assert rows.beside("zip").tolist() == ["07803", "12345", "00000"]
+    assert rows.beside("id").tolist() == [str(far + 7), "", str(far)]
+    assert read(path, label=["id"]).labels["id"].tolist() == [str(far + 7), "", str(far)]
+
+
 def test_a_csv_column_may_turn_from_integers_to_decimals_late(tmp_path: Path) -> None:
     path = tmp_path / "late.csv"
     path.write_text("a,b\n" + "100000,200000\n" * 100_000 + "0.5,\n", encoding="utf-8")
@@ -247,7 +257,12 @@ def test_take_keeps_labels_beside_their_rows() -> None:
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "a name of its own, but .*'a'.*; rename them"),
         (pa.table([[1], [2]], names=["a", "a"]), "but some repeat in the data .*'a'.*; rename"),
         (pl.DataFrame({"": [1], "a": [2]}), "but column 0 .* has none; write the file without"),
-        (pd.DataFrame({"a": [1, "high"]}), "one of these alone, but row 1 .* holds 'high'; keep"),
+        (
+            pd.DataFrame({"a": [1, "high"]}),
+            "one of these alone, but row 1 .* holds 'high'; turn them",
+        ),
+        (pd.DataFrame({1: [1], "1": [2]}), "but more than one of the data is called 1; rename"),
+        (pd.DataFrame({"a": [1j, 2.0]}, dtype=object), "in column 'a', .* row 0 .* holds '1j'"),
         (pl.DataFrame({"a": [[1, 2]]}), "words, booleans or dates in column 'a', .* row 0 .*1, 2"),
         ("digitz", "no file 'digitz' and no built-in of that name; the built-ins are digits, wine"),
         ("nowhere/wine.csv", "expected a file, but there is none at nowhere.wine.csv"),
@@ -271,6 +286,7 @@ def test_sources_that_are_refused(source: Any, sentence: str) -> None:
         ("wide.csv", "a,b\n1,2\n".encode("utf-16"), "expected text in UTF-8, but .*wide.csv"),
         ("bare.csv", b"7.4,0.7,0\n7.8,0.9,0\n", "names in the first line .*only numbers .*on top"),
         ("semi.csv", b"a;b\n1;2\n", "separated by commas, but .*semi.csv separates them by ';'"),
+        ("euro.csv", b"a;b\n1,5;2\n2;3,5\n", "separated by commas, but .*euro.csv .* by ';'"),
         ("inf.csv", b"a,b\n1,2\n3,inf\n", "column 'b' of row 1 .* of .*inf.csv is inf"),
         ("cut.npy", b"\x93NUMPY\x01\x00", "expected a whole .npy file, but .* cannot be read"),
         ("cut.npz", b"PK\x03\x04", "expected a whole .npz file, but .*; it may be truncated"),

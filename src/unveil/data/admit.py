@@ -2,17 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
 from unveil.data.encode import columns_of
-from unveil.data.native import NUMBER, native
+from unveil.data.native import DATE, DATETIME, NUMBER, native
 from unveil.data.read import Rows, blocks, cell_named, listed, numbered
 from unveil.data.schema import COUNT, Column, Schema
 from unveil.data.sparse import SparseCounts
 from unveil.errors import InputError
 
 CORRECT_IT = "correct the cell, or leave it empty if it is missing"
+# How many seconds what is measured in days and in moments counts in.
+SECONDS = {DATE: 86400.0, DATETIME: 1.0}
+_HELD = {DATE: "days", DATETIME: "dates with times"}
+# Cells (row,) of a column as rows have them, as the cells of a schema's column.
+Way: TypeAlias = Callable[[Column, np.ndarray, Rows], np.ndarray]
 LONGEST_LABEL = 200  # characters; text arrays make room for the longest in every row
 
 
@@ -125,23 +132,32 @@ def _in_its_words(schema: Schema, rows: Rows, unseen: str) -> Rows:
     """The same rows, measured by the schema's words in place of their own."""
     types = {column.name: column.type for column in schema.columns if column.type != NUMBER}
     words = {column.name: column.words for column in schema.columns if column.words}
-    others = [
-        (place, column)
+    ways = {
+        place: way
         for place, column in enumerate(schema.columns)
-        if rows.words.get(column.name, ()) != column.words
-    ]
-    if not others and types == rows.types:
+        if (way := _way(column, rows, unseen)) is not None
+    }
+    if not ways and types == rows.types:
         return rows
-    if not others:
+    if not ways:
         return replace(rows, types=types, words=words)
     values = np.array(rows.values, np.float64)
-    for place, column in others:
-        way = _by_words if column.words else _by_numbers
-        values[:, place] = way(column, values[:, place], rows, unseen)
+    for place, way in ways.items():
+        values[:, place] = way(schema.columns[place], values[:, place], rows)
     return replace(rows, values=values, types=types, words=words)
 
 
-def _by_words(column: Column, cells: np.ndarray, rows: Rows, unseen: str) -> np.ndarray:
+def _way(column: Column, rows: Rows, unseen: str) -> Way | None:
+    """How cells of rows become those of the column, None where they are measured alike."""
+    came = rows.type_of(column.name)
+    if rows.words.get(column.name, ()) != column.words:
+        return partial(_by_words, unseen=unseen) if column.words else _by_numbers
+    if column.words or column.name not in rows.types or column.type == came:
+        return None
+    return _by_moments if {column.type, came} & {DATE, DATETIME} else None
+
+
+def _by_words(column: Column, cells: np.ndarray, rows: Rows, *, unseen: str) -> np.ndarray:
     """Cells (row,) by their places among the column's words: their own are words or numbers."""
     levels, which = np.unique(cells[~np.isnan(cells)], return_inverse=True)
     own = native(rows.type_of(column.name), rows.words.get(column.name, ()))
@@ -156,7 +172,7 @@ def _by_words(column: Column, cells: np.ndarray, rows: Rows, unseen: str) -> np.
     return measured
 
 
-def _by_numbers(column: Column, cells: np.ndarray, rows: Rows, unseen: str) -> np.ndarray:
+def _by_numbers(column: Column, cells: np.ndarray, rows: Rows) -> np.ndarray:
     """Cells (row,) of words as the numbers, or the dates, that they say."""
     words, meant = rows.words[column.name], native(column.type)
     numbers = np.full(len(words), np.nan)
@@ -172,11 +188,27 @@ def _by_numbers(column: Column, cells: np.ndarray, rows: Rows, unseen: str) -> n
     return np.where(np.isnan(cells), np.nan, numbers[np.nan_to_num(cells).astype(np.int64)])
 
 
+def _by_moments(column: Column, cells: np.ndarray, rows: Rows) -> np.ndarray:
+    """Cells (row,) of days as moments, and of midnights as days; nothing else is either."""
+    came = rows.type_of(column.name)
+    measured = cells * SECONDS.get(came, np.nan) / SECONDS.get(column.type, np.nan)
+    known = measured == np.rint(measured) if column.type == DATE else ~np.isnan(measured)
+    strange = ~known & ~np.isnan(cells)
+    if strange.any():
+        row = int(np.argmax(strange))
+        raise InputError(
+            f"expected {_HELD.get(column.type, 'numbers')} in column {column.name!r}, as the model "
+            f"was fitted on, but row {row} (counted from 0) of {rows.source} holds "
+            f"{native(came).tell(float(cells[row]))}; convert the column"
+        )
+    return measured
+
+
 def _refuse(column: Column, row: int, word: str, rows: Rows) -> None:
     raise InputError(
         f"expected {column.expected} in column {column.name!r}, but row {row} (counted from 0) of "
-        f"{rows.source} holds {word!r}, which the model has never seen; {CORRECT_IT}, or have such "
-        f"words read as missing with --unseen missing"
+        f"{rows.source} holds {word!r}, which the model has never seen; {CORRECT_IT}, as impute "
+        f"--unseen missing takes it to be"
     )
 
 
@@ -202,7 +234,7 @@ def _require_names(schema: Schema, rows: Rows) -> None:
     if extra:
         raise InputError(
             f"expected only the columns that the model was fitted on, but {rows.source} also has "
-            f"{listed(extra)}; set them aside with --label or --drop"
+            f"{listed(extra)}; leave them out, or have fit set them aside with --label or --drop"
         )
 
 

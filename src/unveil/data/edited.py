@@ -65,6 +65,11 @@ def obeyed(source: str | Path, rows: Rows) -> Schema:
     _require_once([entry(one, "name", str) for one in (*columns, *_listed(document, "aside"))])
     _require_names([*told, *aside], rows)
     kept = [place for place, name in enumerate(rows.names) if name not in aside]
+    if not kept:
+        raise InputError(
+            f"expected a column of {rows.source} to model, but the schema sets all of them aside; "
+            f"make one of them another kind than {ASIDE!r}"
+        )
     measured = [_column(told[rows.names[j]], rows, rows.values[:, j]) for j in kept]
     return Schema(
         (len(measured),),
@@ -147,7 +152,7 @@ def _read(column: Column, kind: str, told: Mapping[str, Any], cells: np.ndarray)
         )
     options = _OPTIONS.get(kind, _no_options)(told)
     read = READINGS[kind](column, cells, **options)
-    return replace(read, type=column.type, words=column.words)
+    return read.holding(column)
 
 
 def _having_seen(column: Column, words: Sequence[str]) -> Column:

@@ -8,7 +8,15 @@ from zoneinfo import ZoneInfo
 import narwhals as nw
 import numpy as np
 
-from unveil.data.native import CATEGORY, DATETIME, NUMBER, ORDERED, native, whole
+from unveil.data.native import (
+    CATEGORY,
+    DATETIME,
+    NUMBER,
+    ORDERED,
+    dtype_named,
+    in_unit,
+    native,
+)
 from unveil.data.omics import ANNOTATED, annotated
 from unveil.data.read import ARRAY, Rows
 from unveil.data.schema import Column, Schema
@@ -34,6 +42,7 @@ def measured(
         given=given or {},
         types={column.name: column.type for column in columns},
         words={column.name: column.words for column in columns if column.words},
+        dtypes={column.name: column.dtype for column in columns if column.dtype},
         form=schema.form,
     )
 
@@ -107,12 +116,17 @@ def _possible(schema: Schema, values: np.ndarray) -> np.ndarray:
 
 def _series(rows: Rows, name: str, values: np.ndarray, form: str) -> nw.Series[Any]:
     kind, words = rows.type_of(name), rows.words.get(name, ())
+    dtype = dtype_named(rows.dtypes.get(name, ""))
     if kind == NUMBER and not words and not np.isnan(values).any():  # spares a list of them
-        return nw.new_series(name, np.ascontiguousarray(values), backend=cast(Any, form))
+        numbers = nw.new_series(name, np.ascontiguousarray(values), backend=cast(Any, form))
+        return _stored(numbers, dtype)
     cells = native(kind, words).restore(values)
-    if form == "pandas" and None in cells and not words and kind != DATETIME:
+    if kind == DATETIME:
+        cells = in_unit(cells, getattr(dtype, "time_unit", "us"))
+    elif form == "pandas" and None in cells and not words:
         cells = [np.nan if cell is None else cell for cell in cells]
-    return _of_type(nw.new_series(name, cells, backend=cast(Any, form)), kind, words)
+    series = nw.new_series(name, cells, backend=cast(Any, form))
+    return _stored(_of_type(series, kind, words), dtype)
 
 
 def _of_type(series: nw.Series[Any], kind: str, words: Sequence[str]) -> nw.Series[Any]:
@@ -120,6 +134,36 @@ def _of_type(series: nw.Series[Any], kind: str, words: Sequence[str]) -> nw.Seri
     if kind == ORDERED and words and series.implementation.value != "pyarrow":
         return series.cast(nw.Enum(words))
     return series.cast(nw.Categorical) if kind in (ORDERED, CATEGORY) and words else series
+
+
+def _stored(series: nw.Series[Any], dtype: Any) -> nw.Series[Any]:
+    """The column as a frame stores it, in the same bytes, unit and time zone, where that can hold
+    it."""
+    own = series.dtype
+    if own == nw.Datetime and dtype == nw.Datetime:
+        return (_in_zone(series, dtype.time_zone) if dtype.time_zone else series).cast(dtype)
+    if dtype is None:
+        return series
+    floats = own.is_float() and dtype.is_float()
+    integers = own.is_integer() and dtype.is_integer()
+    return series.cast(dtype) if floats or (integers and _holds(dtype, series)) else series
+
+
+def _in_zone(series: nw.Series[Any], zone: str) -> nw.Series[Any]:
+    """Moments in UTC as those of a time zone."""
+    return series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+
+
+def _holds(dtype: Any, series: nw.Series[Any]) -> bool:
+    """Whether a type of integers has room for those of a column."""
+    low, high = _ends(dtype)
+    return len(series) > 0 and bool(low <= series.min() and series.max() <= high)
+
+
+def _ends(dtype: Any) -> tuple[int, int]:
+    """The least and the largest number of a type of integers."""
+    ends = np.iinfo(str(dtype).lower())
+    return int(ends.min), int(ends.max)
 
 
 # Filled columns
@@ -147,14 +191,20 @@ def _with_filled(
 
 
 def _like(series: nw.Series[Any], cells: list[Any]) -> list[Any]:
-    """Cells as those of the column are: numbers of its type, moments in its time zone, categories
-    that are no text."""
+    """Cells as those of the column are: numbers within its type, moments in its unit and its time
+    zone, categories that are no text."""
     if series.dtype.is_numeric():
-        numbers = np.array(cells, np.float64)
-        return (whole(numbers) if series.dtype.is_integer() else numbers).tolist()
-    zone = getattr(series.dtype, "time_zone", None)
-    if zone is not None:
-        return [cell.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)) for cell in cells]
+        numbers = np.array(cells, np.float64).tolist()
+        if not series.dtype.is_integer() or not all(map(float.is_integer, numbers)):
+            return numbers
+        low, high = _ends(series.dtype)
+        return [min(max(int(number), low), high) for number in numbers]
+    if series.dtype == nw.Date:
+        return [moment.date() for moment in in_unit(cells, "us")]
+    if series.dtype == nw.Datetime:
+        dtype = cast(nw.Datetime, series.dtype)
+        moments, zone = in_unit(cells, dtype.time_unit), dtype.time_zone
+        return [m.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)) if zone else m for m in moments]
     if series.dtype in (nw.Categorical, nw.Enum):
         own = {str(category): category for category in _categories(series)}
         return [own.get(cell, cell) for cell in cells]

@@ -1,5 +1,6 @@
 """What kind of column each is, told from the values that its training rows hold."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -141,12 +142,23 @@ def _why_naming(rows: Rows, name: str, values: Cells, size: int) -> str:
     """Of words that are many: whether they name the rows."""
     words = rows.words[name]
     _require_no_numbers(rows, name, values)
+    for mark, written in _ALMOST_NUMBERS.items():
+        if any(mark in word for word in words) and _are_numbers_without(mark, words):
+            return f"numbers written with {written}, as {words[0]}, are words: write them without"
     if len(words) > MOST_DISTINCT * size:
         usual = np.median([len(word) for word in words])
         return "free text" if usual > LONG else "most words are different: they name the rows"
     if len(words) > MOST_LEVELS:
         return f"{len(words)} different words, and at most {MOST_LEVELS} can be modelled"
     return ""
+
+
+# What numbers are written with that are not read as such.
+_ALMOST_NUMBERS = {",": "a comma", "%": "a percent sign"}
+
+
+def _are_numbers_without(mark: str, words: Sequence[str]) -> bool:
+    return all(_is_number(word.replace(mark, "")) for word in words)
 
 
 def _require_no_numbers(rows: Rows, name: str, values: Cells) -> None:
@@ -184,7 +196,8 @@ def _column_of(rows: Rows, name: str, values: Cells) -> Column:
     if words:
         seen = tuple(words[int(place)] for place in levels)
         return _worded(name, rows.type_of(name), seen)
-    return replace(_column(name, values, levels), type=rows.type_of(name))
+    kind, dtype = rows.type_of(name), rows.dtypes.get(name, "")
+    return replace(_column(name, values, levels), type=kind, dtype=dtype)
 
 
 def _worded(name: str, kind: str, words: tuple[str, ...]) -> Column:
@@ -203,7 +216,7 @@ def _tailed(column: Column, values: Cells) -> Column:
     """The column read as counts, as amounts or as positive numbers where its tail says so."""
     told = (_looks_like_amounts, amount), (_looks_counted, _as_counts), (_looks_positive, positive)
     reading = next((reading for looks, reading in told if looks(column, values)), None)
-    return column if reading is None else replace(reading(column, values), type=column.type)
+    return column if reading is None else reading(column, values).holding(column)
 
 
 def _as_counts(column: Column, values: Cells) -> Column:

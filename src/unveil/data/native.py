@@ -1,10 +1,13 @@
 """Columns of any type as numbers, and numbers as what the column holds: words, dates, booleans."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from numbers import Number as AnyNumber
+from numbers import Real
 from typing import Any, TypeAlias, cast, final
 
 import narwhals as nw
@@ -207,6 +210,41 @@ def whole(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64) if exact.all() else values
 
 
+# A frame's own types
+
+
+def dtype_named(name: str) -> Any:
+    """The type of a frame's column that `str` of it names, of numbers or moments; None for others.
+
+    >>> dtype_named("Int8"), dtype_named(str(nw.Datetime("ms", "Asia/Tokyo"))), dtype_named("List")
+    (Int8, Datetime(time_unit='ms', time_zone='Asia/Tokyo'), None)
+    """
+    moment = _MOMENT.fullmatch(name)
+    if moment:
+        return nw.Datetime(cast(Any, moment["unit"]), moment["zone"])
+    return getattr(nw, name)() if _NUMERIC.fullmatch(name) else None
+
+
+_MOMENT = re.compile(
+    r"Datetime\(time_unit='(?P<unit>s|ms|us|ns)', time_zone=(None|'(?P<zone>.+)')\)"
+)
+_NUMERIC = re.compile(r"U?Int(8|16|32|64)|Float(32|64)")
+# Of the units that are coarser than microseconds, half of one.
+_HALF = {"s": np.timedelta64(500, "ms"), "ms": np.timedelta64(500, "us")}
+
+
+def in_unit(moments: Sequence[date | None], unit: str) -> list[Any]:
+    """Moments, or days, rounded to a unit that a column of a frame counts in; None stays.
+
+    >>> in_unit([datetime(1970, 1, 1, 0, 0, 0, 700_000), date(1970, 1, 2)], "s")
+    [datetime.datetime(1970, 1, 1, 0, 0, 1), datetime.datetime(1970, 1, 2, 0, 0)]
+    """
+    exact = np.array(moments, "datetime64[us]")
+    if unit in _HALF:
+        exact = (exact + _HALF[unit]).astype(f"datetime64[{unit}]").astype("datetime64[us]")
+    return exact.tolist()
+
+
 # From a frame's column to numbers
 
 
@@ -269,9 +307,27 @@ def _numeric_type(dtype: Any) -> str:
 
 
 def _numbers(series: nw.Series[Any], name: str) -> np.ndarray:
+    if series.dtype.is_integer() and series.null_count():
+        # One by one, for frames refuse to make floats of integers that these do not tell apart.
+        cells = [np.nan if is_gap(cell) else float(cell) for cell in series.to_list()]
+        return np.array(cells, np.float64)
     if series.null_count() or series.dtype.is_decimal():
         series = series.cast(nw.Float64)
     return plain(series.to_numpy(), f"column {name!r}")
+
+
+def exact(series: nw.Series[Any]) -> bool:
+    """Whether its numbers are told apart as `measure` has them: no integer with gaps beside it is
+    beyond what float64 holds.
+
+    >>> import pyarrow as pa
+    >>> exact(nw.from_native(pa.chunked_array([[2**60, None]]), series_only=True))
+    False
+    """
+    if not (series.dtype.is_integer() and series.null_count()):
+        return True
+    ends = [abs(int(end)) for end in (series.min(), series.max()) if not is_gap(end)]
+    return max(ends, default=0) <= LARGEST_INTEGER
 
 
 def is_gap(cell: Any) -> bool:
@@ -281,7 +337,7 @@ def is_gap(cell: Any) -> bool:
     [True, True, True, False]
     """
     if isinstance(cell, AnyNumber):
-        return cell != cell
+        return bool(cell != cell)
     return cell is None or type(cell).__name__ in _MISSING or (isinstance(cell, str) and not cell)
 
 
@@ -314,8 +370,8 @@ def _of_several_types(cells: list[Any], name: str) -> InputError:
     row = next((row for row in number if not isinstance(cells[row], AnyNumber)), 0)
     return InputError(
         f"expected numbers, words, booleans or dates in column {name!r}, and one of these alone, "
-        f"but row {row} (counted from 0) holds {str(cells[row])!r}; keep the column as a label "
-        f"with --label {name!r}, or leave it out with --drop {name!r}"
+        f"but row {row} (counted from 0) holds {str(cells[row])!r}; turn them into one of these, "
+        f"keep the column as a label with --label {name!r}, or leave it out with --drop {name!r}"
     )
 
 
@@ -324,7 +380,7 @@ def _is_boolean(cell: Any) -> bool:
 
 
 def _is_number(cell: Any) -> bool:
-    return isinstance(cell, AnyNumber) and not _is_boolean(cell)
+    return isinstance(cell, Real | Decimal) and not _is_boolean(cell)
 
 
 def _is_text(cell: Any) -> bool:

@@ -18,7 +18,17 @@ import narwhals as nw
 import numpy as np
 from scipy.sparse import issparse
 
-from unveil.data.native import BOOLEAN, INTEGER, NUMBER, is_gap, measure, native, plain
+from unveil.data.native import (
+    BOOLEAN,
+    INTEGER,
+    NUMBER,
+    dtype_named,
+    exact,
+    is_gap,
+    measure,
+    native,
+    plain,
+)
 from unveil.data.sparse import Matrix, SparseCounts, counts_of
 from unveil.errors import InputError
 
@@ -55,6 +65,8 @@ class Rows:
     # values of a worded one are places among its words.
     types: Mapping[str, str] = field(default_factory=dict)
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # What a frame stores its columns of numbers and moments as, see `native.dtype_named`.
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     form: str = ARRAY  # what rows come as: an array, or the library whose frame they were
     frame: Any = None  # that frame, of all the rows and columns as they came; None without one
 
@@ -283,6 +295,7 @@ def _frame(contents: Any, source: str) -> nw.DataFrame[Any]:
 
 
 def _from_frame(frame: nw.DataFrame[Any], source: str, aside: Collection[str]) -> Rows:
+    _require_told_apart(frame.columns, source)
     series = [(str(name), frame.get_column(name)) for name in frame.columns]
     labels = {name: label_cells(cells) for name, cells in series if name in aside}
     columns = {name: measure(cells, name) for name, cells in series if name not in aside}
@@ -293,9 +306,21 @@ def _from_frame(frame: nw.DataFrame[Any], source: str, aside: Collection[str]) -
         source=source,
         types={name: kind for name, (_, kind, _) in columns.items()},
         words={name: words for name, (_, _, words) in columns.items() if words},
+        dtypes={name: str(cells.dtype) for name, cells in series if dtype_named(str(cells.dtype))},
         form=frame.implementation.value,
         frame=frame,
     )
+
+
+def _require_told_apart(names: Sequence[Any], source: str) -> None:
+    """Raises InputError for columns of one name in text, as 1 and "1" have."""
+    told = [str(name) for name in names]
+    twice = [name for name in dict.fromkeys(told) if told.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"expected every column to have a name of its own, but more than one of {source} is "
+            f"called {listed(twice)}; rename them"
+        )
 
 
 def _stacked(columns: list[np.ndarray], rows: int) -> np.ndarray:
@@ -314,7 +339,7 @@ def label_cells(series: nw.Series[Any]) -> np.ndarray:
     >>> label_cells(nw.from_native(pa.chunked_array([["b", None]]), series_only=True)).tolist()
     ['b', '']
     """
-    if series.dtype.is_numeric() or series.dtype == nw.Boolean:
+    if (series.dtype.is_numeric() and exact(series)) or series.dtype == nw.Boolean:
         return measure(series, series.name)[0]
     return np.array(["" if is_gap(cell) else str(cell) for cell in series.to_list()], np.str_)
 
@@ -489,11 +514,13 @@ def _read_images(path: Path) -> Rows:
 
 
 def _read_csv(path: Path) -> Any:
-    from pyarrow import ArrowInvalid, csv, types
+    from pyarrow import ArrowInvalid, csv, string, types
 
     with path.open("rb") as file:
-        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16 parses, as nonsense
-            raise _not_utf8(path)
+        header = file.readline()
+    if header[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16 parses, as nonsense
+        raise _not_utf8(path)
+    _refuse_other_separators(header.decode(errors="replace").split(","), path)
     # One block for the whole file: a column's type is inferred from its first block alone.
     whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
     # What stands for a gap among numbers does so among words, unless it is quoted.
@@ -510,8 +537,27 @@ def _read_csv(path: Path) -> Any:
     if any(types.is_binary(column) for column in table.schema.types):
         raise _not_utf8(path)
     _refuse_headerless(table.column_names, path)
-    _refuse_other_separators(table.column_names, path)
-    return table
+    frame = _frame(table, str(path))
+    digits = [name for name in frame.columns if _may_be_digits(frame[name])]
+    if not digits:
+        return table
+    gaps.include_columns, gaps.column_types = digits, dict.fromkeys(digits, string())
+    as_text = csv.read_csv(path, read_options=whole, convert_options=gaps)
+    named = [cells for cells in _frame(as_text, str(path)).iter_columns() if _names_things(cells)]
+    return frame.with_columns(*named).to_native()
+
+
+def _may_be_digits(numbers: nw.Series[Any]) -> bool:
+    """Whether cells that were read as numbers may be digits alone: integers, and larger floats."""
+    largest = numbers.abs().max() if numbers.dtype.is_float() else None
+    return numbers.dtype.is_integer() or (largest is not None and largest >= 2.0**63)
+
+
+def _names_things(text: nw.Series[Any]) -> bool:
+    """Whether digits name things, and count none: with a 0 in front, or with more of them than an
+    integer has."""
+    named = text.str.contains(r"^[+-]?(0[0-9]+|[0-9]{20,})$").any()
+    return named and text.drop_nulls().str.contains(r"^[+-]?[0-9]+$").all()
 
 
 def _refuse_headerless(names: Sequence[str], path: Path) -> None:

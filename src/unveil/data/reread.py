@@ -243,7 +243,7 @@ def _suiting(column: Column, read: Column, cells: np.ndarray, rows: Rows) -> Col
             f"{column.expected}; leave it out with --drop {column.name!r}, or choose --likelihood "
             f"auto, which suits each column"
         )
-    column = replace(read, type=column.type, words=column.words)
+    column = read.holding(column)
     way_out = f"correct the cell, or read the column as another kind than {column.kind}"
     require_admitted(column, cells, rows, way_out)
     return column

@@ -71,6 +71,7 @@ class Column:
     levels: tuple[float, ...] = ()  # the values that codes stand for, in order; () without codes
     type: str = NUMBER  # what its cells hold outside the model, one of `native.TYPES`
     words: tuple[str, ...] = ()  # of a worded type: the words that values 0, 1, ... stand for
+    dtype: str = ""  # what a frame stores it as, see `native.dtype_named`; "" where none does
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -107,6 +108,14 @@ class Column:
                 f"{self.kind} of type {self.type!r} with the words "
                 f"{listed(self.words, 5) or 'none'}; correct it in the schema"
             )
+
+    def holding(self, other: "Column") -> "Column":
+        """The column, whose cells outside the model are what another's are.
+
+        >>> Column("a", "real").holding(Column("a", "grid", step=1.0, type="integer")).type
+        'integer'
+        """
+        return replace(self, type=other.type, words=other.words, dtype=other.dtype)
 
     @property
     def is_constant(self) -> bool:
@@ -542,6 +551,7 @@ def _column_from_document(document: Any) -> Column:
         levels=levels_of(kind, words) if words else tuple(numbers(levels, "levels")),
         type=entry(document, "type", str),
         words=words,
+        dtype=entry(document, "dtype", str) if "dtype" in document else "",
     )
 
 

@@ -109,6 +109,7 @@ class Imputation:
             names=tuple(end for end, _, _ in shown),
             types={end: self.rows.type_of(name) for end, name, _ in shown},
             words={end: w for end, name, _ in shown if (w := self.rows.words.get(name))},
+            dtypes={end: d for end, name, _ in shown if (d := self.rows.dtypes.get(name))},
             frame=None,
         )
 
@@ -132,6 +133,7 @@ class Imputation:
             names=(*first, *self.rows.names, *ends.names),
             types={**self.rows.types, **ends.types},
             words={**self.rows.words, **ends.words},
+            dtypes={**self.rows.dtypes, **ends.dtypes},
         )
 
     def as_they_came(self) -> Any:
