@@ -125,8 +125,8 @@ def test_columns_without_names_have_no_tails() -> None:
         (np.arange(N), "it numbers the rows"),
         (RNG.permutation(N) * 10 + 7, "all different and evenly apart"),
         ([None] * N, "every cell is missing"),
-        ([f"{i},5" for i in range(N)], "numbers written with a comma, as 0,5, are words"),
-        ([f"{i % 60}%" for i in range(N)], "numbers written with a percent sign, as 0%, are words"),
+        ([f"{i},5" for i in range(N)], "numbers written with a comma, as 0,5; only plain"),
+        ([f"{i % 60}%" for i in range(N)], "numbers written with a percent sign, as 0%; only"),
     ],
 )
 def test_what_names_rows_is_set_aside(cells: Any, why: str) -> None:

@@ -144,7 +144,7 @@ def _why_naming(rows: Rows, name: str, values: Cells, size: int) -> str:
     _require_no_numbers(rows, name, values)
     for mark, written in _ALMOST_NUMBERS.items():
         if any(mark in word for word in words) and _are_numbers_without(mark, words):
-            return f"numbers written with {written}, as {words[0]}, are words: write them without"
+            return f"numbers written with {written}, as {words[0]}; only plain ones are modelled"
     if len(words) > MOST_DISTINCT * size:
         usual = np.median([len(word) for word in words])
         return "free text" if usual > LONG else "most words are different: they name the rows"
