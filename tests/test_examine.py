@@ -34,6 +34,7 @@ SITES = pyarrow.table(
 )
 NEW = RANDOM.normal(size=(20, 4))
 EMPTY = np.full((3, 4), np.nan)
+SLIGHT = "mlp:width=8,depth=1"
 
 CASES: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "a mixture as prior": (TABLE, {"prior": "mixture:components=3", "latent": 4}, NEW),
@@ -45,7 +46,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "one row": (TABLE, {"latent": 4}, NEW[:1]),
     "equal rows": (TABLE, {"latent": 4}, np.ones((30, 4))),
     "gaps, and rows that show nothing": (GAPS, {"latent": 4}, np.concatenate([EMPTY, NEW])),
-    "nothing but rows that show nothing": (GAPS, {"latent": 4}, EMPTY),
+    "nothing but rows that show nothing": (GAPS, {"latent": 1, "network": SLIGHT}, EMPTY),
     "an empty column": (GAPS, {"latent": 4}, np.where(np.arange(4) == 2, np.nan, NEW)),
 }
 

@@ -93,7 +93,10 @@ def test_unseen_words_are_refused_or_missing(fitted: unveil.Fitted) -> None:
     ("change", "sentence"),
     [
         (lambda table: table.drop_columns(["age"]), "but the data lacks age; add them, left empty"),
-        (lambda table: table.append_column("new", table["age"]), "but the data also has new; set"),
+        (
+            lambda table: table.append_column("new", table["age"]),
+            "but the data also has new; leave them",
+        ),
     ],
 )
 def test_columns_missing_or_added_later_are_named(
