@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -79,7 +80,7 @@ def areas(usual: Table, judged: Table, odd: NDArray[np.int64], seed: int) -> dic
     for kind in KINDS:
         score = fitted.score(named(judged), kind=kind).score
         if not np.isnan(score).any():  # typicality has no value beside too few calibration rows
-            found[kind] = roc_auc_score(odd, -score)
+            found[kind] = roc_auc_score(odd, -stats.rankdata(score))  # some are infinite
     centre, scale = usual.mean(axis=0), usual.std(axis=0)
     scale[scale == 0] = 1.0
     for name, rival in RIVALS.items():
