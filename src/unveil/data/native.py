@@ -307,7 +307,7 @@ def _numeric_type(dtype: Any) -> str:
 
 
 def _numbers(series: nw.Series[Any], name: str) -> np.ndarray:
-    if series.dtype.is_integer() and series.null_count():
+    if not exact(series):
         # One by one, for frames refuse to make floats of integers that these do not tell apart.
         cells = [np.nan if is_gap(cell) else float(cell) for cell in series.to_list()]
         return np.array(cells, np.float64)

@@ -39,7 +39,8 @@ LARGEST_READ = 2**27
 MOST_DENSE_CELLS = 2**30
 ARRAY = "numpy"  # the form of rows that came as an array, or are bundled
 # Exposures that are no column, unless one is called so: each row's own total, and none at all.
-TOTAL, NONE = NO_COLUMN = ("total", "none")
+TOTAL = "total"
+NO_COLUMN = (TOTAL, "none")
 _NUMBERS = (NUMBER, INTEGER, BOOLEAN)  # what rides along as numbers
 
 
