@@ -24,7 +24,7 @@ from unveil.errors import InputError
 from unveil.evidence.importance import importance
 from unveil.fitted import load
 from unveil.fitting import fit
-from unveil.scoring import comparison
+from unveil.scoring import comparison, densities
 from unveil.scoring.calibration import KeptFigures, KeptRows
 from unveil.scoring.comparison import Telling, auroc, compare_scores, telling
 from unveil.scoring.densities import hidden, log_densities_of_cells
@@ -217,6 +217,20 @@ def test_the_density_of_a_cell_is_that_given_the_rest(model: LinearModel) -> Non
         assert float((found[:, cell] - exact).abs().max()) < 0.3
         alone = torch.distributions.Normal(MEAN[cell], COVARIANCE[cell, cell].sqrt())
         assert float((found[:, cell] - alone.log_prob(x[:, cell])).abs().max()) > 0.5
+
+
+def test_a_cell_that_misleads_the_encoder_is_the_least_expected() -> None:
+    """Far off, it drags q along wherever it is shown. The mutant takes p(x) from the draws of each
+    cell alone, and blames others."""
+    model, x = LinearModel(gain=1.2, width=0.5), rows_of_the_model(16, 40)
+    cells = torch.arange(40) % CELLS
+    for row, cell in enumerate(cells.tolist()):
+        mean, sd = exact_given_rest(x[[row]], cell)
+        x[row, cell] = mean[0] + 20 * sd
+    assert torch.equal(log_densities_of_cells(model, x).argmin(1), cells)
+    masses = [densities._log_masses(model, x, None, cell, 100, 0) for cell in range(CELLS)]
+    mutant = torch.stack([whole - rest for rest, whole in masses], dim=1)
+    assert int((mutant.argmin(1) == cells).sum()) < 32
 
 
 def test_what_is_missing_has_no_density() -> None:

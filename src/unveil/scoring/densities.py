@@ -28,27 +28,31 @@ def log_densities_of_cells(
 ) -> Float[Tensor, "row cell"]:
     """log p(x_j|x₋ⱼ) of every cell, nats, float64; NaN where the cell is missing.
 
-        z_k ~ q(z|x₋ⱼ),   w_k = p(x₋ⱼ, z_k)/q(z_k|x₋ⱼ)
-        log p(x_j|x₋ⱼ) ≈ log Σ_k w_k p(x_j|z_k) − log Σ_k w_k
+        log p(x_j|x₋ⱼ) = log p(x) − log p(x₋ⱼ),   z_jk ~ q(z|x₋ⱼ),   w_jk = p(x₋ⱼ, z_jk)/q(z_jk|x₋ⱼ)
+        p(x₋ⱼ) ≈ Σ_k w_jk/K,   p(x) ≈ Σ_jk w_jk p(x_j|z_jk)/JK
 
-    Each cell is hidden from the encoder in turn. Heuristic: as good as q is without it, and as the
-    number of draws. A bitwise function of the row. Raises ArithmeticError for a weight that is NaN
-    or +∞.
+    Each cell is hidden from the encoder in turn. An odd one misleads the encoder wherever it is
+    shown, so that p(x) is taken from all draws together, those that did not see it among them.
+    Heuristic: as good as q is without the cell, and as the number of draws. A bitwise function of
+    the row. Raises ArithmeticError for a weight that is NaN or +∞.
     """
-    found = torch.full((len(x), x[0].numel()), math.nan, dtype=torch.float64)
-    for cell in range(found.shape[1]):
+    shape = len(x), x[0].numel()
+    rest, whole = (torch.full(shape, gap, dtype=torch.float64) for gap in (math.nan, -math.inf))
+    for cell in range(shape[1]):
         seen = ~torch.isnan(x.flatten(1)[:, cell])
         if bool(seen.any()):
-            c = None if given is None else given[seen]
-            found[seen.cpu(), cell] = _log_densities(model, x[seen], c, cell, num_samples, seed)
-        on_part((cell + 1) / found.shape[1])
-    return found
+            c, here = None if given is None else given[seen], (seen.cpu(), cell)
+            rest[here], whole[here] = _log_masses(model, x[seen], c, cell, num_samples, seed)
+        on_part((cell + 1) / shape[1])
+    number = (~torch.isnan(rest)).sum(1, keepdim=True).double()
+    return log_sum_exp(whole)[:, None] - number.log() - rest
 
 
-def _log_densities(
+def _log_masses(
     model: LatentVariableModel, x: Rows, given: Given, cell: int, num_samples: int, seed: int
-) -> PerRow:
-    """log p(x_j|x₋ⱼ) of one cell that each of the rows shows."""
+) -> tuple[PerRow, PerRow]:
+    """log p(x₋ⱼ) and log p(x), for one cell that each of the rows shows, by draws that saw the
+    rest."""
     rest, alone = hidden(x, cell)
     parts = []
     with torch.no_grad(), RowsAlike():
@@ -59,9 +63,10 @@ def _log_densities(
                 log_w.append(of_chunk)
                 log_p.append(likelihood.log_prob(only.x).double())
             weights = torch.cat(log_w).cpu().mT.contiguous()
-            together = weights + torch.cat(log_p).cpu().mT
-            parts.append((log_sum_exp(together) - log_sum_exp(weights))[: tile.count])
-    return torch.cat(parts)
+            both = torch.stack([weights, weights + torch.cat(log_p).cpu().mT])
+            parts.append((log_sum_exp(both) - math.log(num_samples))[:, : tile.count])
+    rest_alone, whole = torch.cat(parts, dim=1)
+    return rest_alone, whole
 
 
 def hidden(x: Rows, cell: int) -> tuple[Rows, Rows]:
