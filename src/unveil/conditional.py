@@ -384,7 +384,7 @@ def values_seen(schema: Schema, seen: Conditions) -> tuple[np.ndarray, np.ndarra
     (array([20.]), array([60.]))
     """
     ends = np.tile([[-np.inf], [np.inf]], len(schema.columns))
-    outside = torch.stack([seen.low, seen.high]).double().numpy()
+    outside = torch.stack([seen.low, seen.high]).double().cpu().numpy()
     for cell, place in enumerate(schema.modelled):
         if not np.isnan(outside[:, cell]).any():
             column = schema.columns[place]
