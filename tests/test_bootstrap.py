@@ -73,6 +73,8 @@ def test_observed_cells_stay_in_every_table(found: Imputation) -> None:
         assert np.array_equal(table[shown], found.rows.values[shown])
         assert not np.isnan(table).any()
         assert np.isin(table[:, 2], np.arange(3.0)).all()
+        for made, seen in zip(table.T, found.rows.values.T, strict=True):
+            assert np.nanmin(seen) <= made.min() and made.max() <= np.nanmax(seen)
 
 
 def test_models_are_fitted_to_as_many_rows_drawn_with_replacement(
