@@ -23,7 +23,7 @@ CELLS_PER_LATENT = 4
 CELLS_PER_LATENT_WITH_GAPS = 3
 # A run of about this many steps suits data that fit in memory; more rarely help small tables.
 USUAL_STEPS = 15_000
-# Of a long table twice as many raise the bound by a quarter of a nat, and take two minutes.
+# Of a long table twice as many take two minutes (bench/synthesis.py says how long a fit takes).
 STEPS_OF_A_LONG_TABLE = 7_000
 MIXTURE = "discretized_logistic_mixture"
 # Most of a column lies within so many of its units, which are about its standard deviation.
